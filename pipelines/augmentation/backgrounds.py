@@ -1,0 +1,66 @@
+"""Hospital-like backgrounds, synthesised, so that no recording has to be downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.fft import irfft, next_fast_len, rfftfreq
+
+from rayapp.records import SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Synthesiser = Callable[[int, np.random.Generator], NDArray[np.float64]]
+
+
+def ventilation(samples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Air ducts: noise that falls off with frequency, and the hum of a fan."""
+    hum_hz = rng.choice([50.0, 60.0]) * rng.integers(1, 4)
+    time = np.arange(samples) / SAMPLE_RATE_HZ
+    hum = np.sin(2 * np.pi * hum_hz * time + rng.uniform(0, 6.28))
+    return coloured_noise(samples, rng.uniform(0.8, 1.8), rng) + rng.uniform(0, 0.5) * hum
+
+
+def monitor(samples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A patient monitor: short beeps at the heart's pace over the noise of the room."""
+    beep_hz, period_seconds = rng.uniform(500, 1200), 60 / rng.uniform(55, 110)
+    time = np.arange(samples) / SAMPLE_RATE_HZ + rng.uniform(0, period_seconds)
+    beeping = (time % period_seconds) < 0.09
+    return coloured_noise(samples, 1.0, rng) + rng.uniform(0.5, 1.5) * beeping * np.sin(2 * np.pi * beep_hz * time)
+
+
+def murmur(samples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """People in the corridor: several streams of speech-shaped noise that come and go at syllable pace."""
+    total = np.zeros(samples)
+    for _ in range(int(rng.integers(3, 7))):
+        voice = band_noise(samples, rng.uniform(120, 300), rng.uniform(2500, 3800), rng)
+        syllables = np.abs(band_noise(samples, 0.0, rng.uniform(4, 7), rng))
+        total += voice * syllables
+    return total
+
+
+BACKGROUNDS: dict[str, Synthesiser] = {"ventilation": ventilation, "monitor": monitor, "murmur": murmur}
+
+
+def coloured_noise(samples: int, exponent: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Noise whose power falls as frequency to the power of -exponent (0 is white, 1 is pink)."""
+    frequencies = rfftfreq(next_fast_len(samples, real=True), 1 / SAMPLE_RATE_HZ)
+    return _shaped_noise(samples, np.maximum(frequencies, 30.0) ** (-exponent / 2), rng)
+
+
+def band_noise(samples: int, low_hz: float, high_hz: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """White noise within a band."""
+    frequencies = rfftfreq(next_fast_len(samples, real=True), 1 / SAMPLE_RATE_HZ)
+    return _shaped_noise(samples, ((frequencies >= low_hz) & (frequencies <= high_hz)).astype(float), rng)
+
+
+def _shaped_noise(samples: int, shape: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Noise of unit power with the given magnitudes; made a little longer, where the transform is fast."""
+    where = np.flatnonzero(shape)
+    spectrum = np.zeros(len(shape), complex)
+    spectrum[where] = (rng.standard_normal(len(where)) + 1j * rng.standard_normal(len(where))) * shape[where]
+    noise = irfft(spectrum, next_fast_len(samples, real=True))[:samples]
+    return noise / max(float(np.sqrt(np.mean(noise**2))), 1e-12)

@@ -1,0 +1,126 @@
+"""Settings of the chains: what a YAML file for `rayapp synthesize` or `rayapp quickstart` holds.
+
+Light: neither torch nor Ray is imported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from pipelines.augmentation.config import AugmentationConfig
+from pipelines.lexicon.config import LexiconConfig
+from pipelines.manifests.config import ManifestsConfig, SizesConfig
+from pipelines.release.config import GateConfig
+from pipelines.speech.config import SpeechConfig
+from pipelines.training.config import LearningConfig, ModelConfig, SourceConfig, TrainingConfig
+from pipelines.transcripts.config import TranscriptsConfig
+from rayapp.config import StepConfig
+
+
+class SynthesisConfig(StepConfig):
+    """From a lexicon to a manifest."""
+
+    output: Path = Path("runs/synthesis")
+    """Folder of the manifest."""
+    seed: int = 0
+    """Another seed draws other sentences, voices, rooms and noise."""
+    lexicon: LexiconConfig = LexiconConfig()
+    """Which terms."""
+    transcripts: TranscriptsConfig = TranscriptsConfig()
+    """What is said around them."""
+    speech: SpeechConfig = SpeechConfig()
+    """Who says it."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Where it is said."""
+    manifests: ManifestsConfig = ManifestsConfig()
+    """How much of it, and how it is written."""
+
+
+class ServedModelConfig(StepConfig):
+    """What the quickstart serves at its end."""
+
+    model_name: str = Field(default="medical-asr", pattern=r"^[\w-]+$")
+    """Name in the registry and in the API."""
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """Port to listen on; without it, one that is free."""
+
+
+class QuickstartConfig(StepConfig):
+    """The whole way on one machine: settings of each step, without the folders, which `workdir` decides."""
+
+    workdir: Path = Path("runs/quickstart")
+    """Where everything goes, but for the base model, which is kept in the cache for later runs."""
+    seed: int = 0
+    """Another seed draws other data and other initial weights."""
+    lexicon: LexiconConfig = LexiconConfig(take=60, held_out=24)
+    """Which terms are taught, and which are held out."""
+    transcripts: TranscriptsConfig = TranscriptsConfig()
+    """What is said around them."""
+    speech: SpeechConfig = SpeechConfig()
+    """Who speaks."""
+    augmentation: AugmentationConfig = AugmentationConfig(workers=2)
+    """Where it is said."""
+    everyday: SizesConfig = SizesConfig(
+        train_per_term=0,
+        train_everyday=2400,
+        validation=0,
+        validation_everyday=100,
+        test=0,
+        test_unseen_patterns=0,
+        test_unseen_terms=0,
+        test_other_synthesiser=0,
+        test_general=0,
+    )
+    """How much everyday speech the base model is taught."""
+    medical: SizesConfig = SizesConfig()
+    """How much medical speech is made."""
+    base_training: LearningConfig = LearningConfig(epochs=6)
+    """How the base model learns everyday speech."""
+    training: LearningConfig = LearningConfig(epochs=5, learning_rate=1.5e-3)
+    """How it is adapted to the medical speech."""
+    replay_utterances: int = Field(default=1200, ge=1)
+    """Everyday utterances in each epoch of the adaptation, so that everyday speech is not forgotten."""
+    gate: GateConfig = GateConfig()
+    """What the adapted model must show to be released."""
+    serving: ServedModelConfig = ServedModelConfig()
+    """What is served at the end."""
+
+    def everyday_speech(self, output: Path) -> SynthesisConfig:
+        return self._synthesis(output, self.everyday, LexiconConfig(take=1), seed=self.seed + 1)
+
+    def medical_speech(self, output: Path) -> SynthesisConfig:
+        return self._synthesis(output, self.medical, self.lexicon, seed=self.seed)
+
+    def _synthesis(self, output: Path, sizes: SizesConfig, lexicon: LexiconConfig, seed: int) -> SynthesisConfig:
+        return SynthesisConfig(
+            output=output,
+            seed=seed,
+            lexicon=lexicon,
+            transcripts=self.transcripts,
+            speech=self.speech,
+            augmentation=self.augmentation,
+            manifests=ManifestsConfig(sizes=sizes),
+        )
+
+    def base_model(self, output: Path, everyday: Path) -> TrainingConfig:
+        return TrainingConfig(
+            **self.base_training.model_dump(),
+            output=output,
+            sources=(SourceConfig(manifest=everyday),),
+            validation=(SourceConfig(manifest=everyday, split="validation"),),
+            model=ModelConfig(recipe="fastconformer_tdt_small"),
+        )
+
+    def adapted_model(self, output: Path, base: Path, everyday: Path, medical: Path) -> TrainingConfig:
+        return TrainingConfig(
+            **self.training.model_dump(),
+            output=output,
+            sources=(
+                SourceConfig(manifest=medical),
+                SourceConfig(manifest=everyday, utterances=self.replay_utterances),
+            ),
+            validation=(SourceConfig(manifest=medical, split="validation"),),
+            model=ModelConfig(path=base),
+        )

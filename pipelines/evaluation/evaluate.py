@@ -1,0 +1,120 @@
+"""Scoring two recognisers on a manifest, over all workers; writes figures and a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.metrics import METRICS, Counts, count_errors, estimate, paired_difference
+from pipelines.evaluation.report import write_report
+from rayapp.config import save_config
+from rayapp.errors import UserError
+from rayapp.manifest import Manifest
+from rayapp.storage import key_of, published_folder, step_key
+
+Progress = Callable[[int, int], None]
+_COLUMNS = ["utterance_id", "split", "text", "terms", "category", "voice", "accent", "snr_db", "duration_seconds"]
+_ROWS_PER_TASK = 96
+
+
+def evaluate(config: EvaluationConfig, progress: Progress = lambda done, total: None) -> dict[str, Any]:
+    """Transcribe each split with both models and compare; needs a running Ray, unless it was done already.
+
+    Publishes `figures.json`, `heard.parquet` (what each model heard in each utterance) and
+    `report.html` at `config.output`, and returns the figures:
+    `{split: {metric: {before, after, change}}}`, each value `[value, low, high]` or None.
+    """
+    key = step_key(config, config.manifest, config.before.parent, config.after.parent)
+    if key_of(config.output) == key:
+        done: dict[str, Any] = json.loads((config.output / "figures.json").read_text())
+        return done
+    manifest = Manifest(config.manifest)
+    for path in (config.before, config.after):
+        if not path.is_file():
+            raise UserError(f"model file {path} does not exist")
+    missing = sorted(set(config.splits) - set(manifest.splits))
+    if missing:
+        raise UserError(
+            f"manifest {config.manifest} has no split {', '.join(missing)}; it has {', '.join(manifest.splits)}"
+        )
+    heard = _transcribe(config, manifest, progress)
+    figures = {
+        split: _compare(config, heard.filter(pa.compute.equal(heard["split"], split))) for split in config.splits
+    }
+    with published_folder(config.output, key) as staging:
+        save_config(config, staging)
+        (staging / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+        import pyarrow.parquet as pq
+
+        pq.write_table(heard, staging / "heard.parquet")
+        write_report(staging / "report.html", config, manifest, figures, heard)
+    return figures
+
+
+def _transcribe(config: EvaluationConfig, manifest: Manifest, progress: Progress) -> pa.Table:
+    """What both models hear: the manifest's columns with `before` and `after`."""
+    import ray
+
+    shards = [shard for split in config.splits for shard in manifest.shards(split)]
+    total = sum(manifest.count(split) for split in config.splits)
+    dataset = ray.data.read_parquet(
+        shards,
+        filesystem=manifest.filesystem,
+        columns=[*_COLUMNS, "audio"],
+        override_num_blocks=-(-total // _ROWS_PER_TASK),
+    ).map_batches(
+        _Transcriber,
+        fn_constructor_kwargs={"paths": {"before": config.before.absolute(), "after": config.after.absolute()}},
+        batch_size=_ROWS_PER_TASK,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=config.workers),
+        num_cpus=0.8,  # the reading tasks need what is left over
+        num_gpus=config.gpus_per_worker or None,
+        memory=2_000_000_000,
+    )
+    tables = []
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        tables.append(table)
+        progress(sum(t.num_rows for t in tables), total)
+    return pa.concat_tables(tables).sort_by("utterance_id")
+
+
+class _Transcriber:
+    """Both models in one worker: NeMo is imported once, and each audio is decoded once."""
+
+    def __init__(self, paths: dict[str, Path]) -> None:
+        from rayapp.asr.nemo import NemoTransducer
+
+        self.recognisers = {name: NemoTransducer.load(path) for name, path in paths.items()}
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        from rayapp.asr.batching import transcribe_all
+        from rayapp.audio.codec import decode
+
+        audio = [decode(row["bytes"]) for row in table["audio"].to_pylist()]
+        table = table.drop_columns(["audio"])
+        for name, recogniser in self.recognisers.items():
+            texts = [heard.text for heard in transcribe_all(recogniser, audio)]
+            table = table.append_column(name, pa.array(texts, pa.string()))
+        return table
+
+
+def _compare(config: EvaluationConfig, heard: pa.Table) -> dict[str, Any]:
+    references, terms = heard["text"].to_pylist(), heard["terms"].to_pylist()
+    counts = {name: count_errors(references, heard[name].to_pylist(), terms) for name in ("before", "after")}
+    return {"utterances": heard.num_rows} | {metric: _estimates(config, counts, metric) for metric in METRICS}
+
+
+def _estimates(config: EvaluationConfig, counts: dict[str, Counts], metric: str) -> dict[str, Sequence[float] | None]:
+    samples, seed = config.bootstrap_samples, config.seed
+    before, after = counts["before"].of(metric), counts["after"].of(metric)
+    return {
+        "before": estimate(*before, samples, seed),
+        "after": estimate(*after, samples, seed),
+        "change": paired_difference(before, after, samples, seed),
+    }

@@ -1,0 +1,121 @@
+"""Word and character error rate and term recall, each with a 95 % interval."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import jiwer
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Estimate(NamedTuple):
+    """A share, with the 95 % interval of a bootstrap over utterances."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one recogniser got wrong on one split; one entry per utterance in each array."""
+
+    word_errors: NDArray[np.int64]
+    words: NDArray[np.int64]
+    character_errors: NDArray[np.int64]
+    characters: NDArray[np.int64]
+    terms_heard: NDArray[np.int64]
+    terms: NDArray[np.int64]
+
+    def of(self, metric: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numerator and denominator of `wer`, `cer` or `term_recall`."""
+        return {
+            "wer": (self.word_errors, self.words),
+            "cer": (self.character_errors, self.characters),
+            "term_recall": (self.terms_heard, self.terms),
+        }[metric]
+
+
+METRICS = ("wer", "cer", "term_recall")
+
+
+def normalise(text: str) -> str:
+    """What does not count as an error: case, punctuation outside of codes, hyphens, spacing.
+
+    >>> normalise("Follow-up for E11.9, please.")
+    'follow up for e11.9 please'
+    """
+    kept = re.sub(r"[^\w'. ]+", " ", text.casefold().replace("-", " "))
+    return " ".join(re.sub(r"\.(?!\d)", " ", kept).split())
+
+
+def count_errors(references: Sequence[str], hypotheses: Sequence[str], terms: Sequence[Sequence[str]]) -> Counts:
+    """Compare what was said with what was heard; a term counts as heard when its words stand in the text.
+
+    >>> counts = count_errors(["Start losartan today."], ["start lasartan today"], [["losartan"]])
+    >>> counts.word_errors.item(), counts.words.item(), counts.terms_heard.item()
+    (1, 3, 0)
+    """
+    rows = []
+    for reference, hypothesis, spoken_terms in zip(references, hypotheses, terms, strict=True):
+        said, heard = normalise(reference), normalise(hypothesis)
+        words, characters = _edits(jiwer.process_words, said, heard), _edits(jiwer.process_characters, said, heard)
+        found = sum(contains_term(heard, term) for term in spoken_terms)
+        rows.append((*words, *characters, found, len(spoken_terms)))
+    columns = np.array(rows, np.int64).reshape(-1, 6).T
+    return Counts(*columns)
+
+
+def contains_term(normalised: str, term: str) -> bool:
+    return f" {normalise(term)} " in f" {normalised} "
+
+
+def estimate(numerator: NDArray[np.int64], denominator: NDArray[np.int64], samples: int, seed: int) -> Estimate | None:
+    """A ratio of sums with its interval; None where there is nothing to count.
+
+    Percentile bootstrap over utterances (Bisani and Ney 2004).
+    """
+    if not denominator.sum():
+        return None
+    resampled = _resampled(numerator, denominator, samples, seed)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Estimate(float(numerator.sum() / denominator.sum()), float(low), float(high))
+
+
+def paired_difference(
+    before: tuple[NDArray[np.int64], NDArray[np.int64]],
+    after: tuple[NDArray[np.int64], NDArray[np.int64]],
+    samples: int,
+    seed: int,
+) -> Estimate | None:
+    """after - before, resampling the same utterances for both: their common difficulty cancels out."""
+    if not before[1].sum() or not after[1].sum():
+        return None
+    difference = _resampled(*after, samples, seed) - _resampled(*before, samples, seed)
+    low, high = np.percentile(difference, [2.5, 97.5])
+    value = after[0].sum() / after[1].sum() - before[0].sum() / before[1].sum()
+    return Estimate(float(value), float(low), float(high))
+
+
+def _resampled(
+    numerator: NDArray[np.int64], denominator: NDArray[np.int64], samples: int, seed: int
+) -> NDArray[np.float64]:
+    """The ratio in each resample, (samples,). The same seed and length draw the same utterances."""
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(len(numerator), np.full(len(numerator), 1 / len(numerator)), size=samples)
+    return (weights @ numerator) / np.maximum(weights @ denominator, 1)
+
+
+def _edits(process, said: str, heard: str) -> tuple[int, int]:  # type: ignore[no-untyped-def]
+    if not said:  # jiwer refuses an empty reference; all that was heard is then an insertion
+        return (len(heard.split()) if process is jiwer.process_words else len(heard)), 0
+    scored = process(said, heard)
+    return scored.substitutions + scored.deletions + scored.insertions, (
+        scored.substitutions + scored.deletions + scored.hits
+    )

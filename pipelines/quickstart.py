@@ -1,0 +1,82 @@
+"""The whole way of the data on one machine, as one list; each step is the one that a cluster runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipelines.config import QuickstartConfig
+from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.lexicon.terms import open_lexicon
+from pipelines.release.config import ReleaseConfig
+from pipelines.release.gate import Verdict
+from pipelines.release.release import release
+from pipelines.speech.speak import check_pronounceable
+from pipelines.synthesize import synthesize
+from pipelines.training.train import MODEL_FILE, train
+from rayapp.config import config_fingerprint
+from rayapp.ids import content_id
+
+
+class Narrator(Protocol):
+    """Tells a person which step is under way; see `rayapp.cli.output`."""
+
+    def step(self, name: str, doing: str) -> Any:
+        """A context manager whose value takes (done, total)."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """What the steps up to release came to."""
+
+    figures: dict[str, Any]
+    training: dict[str, Any]
+    version: str
+    verdicts: list[Verdict]
+    medical: Path
+    report: Path
+    home: Path
+    """Folder of the tracking file and the registry."""
+
+
+def adapt(config: QuickstartConfig, cache: Path, narrator: Narrator) -> Outcome:
+    """From the lexicon to a released model; needs a running Ray. Steps that were done are skipped.
+
+    cache: the base model and the speech it learnt from are kept there, by what they were made with.
+    """
+    work = config.workdir
+    base = cache / "base" / content_id(
+        config_fingerprint(config.everyday_speech(Path())), config_fingerprint(config.base_training)
+    )  # fmt: skip
+    everyday, base_model = base / "speech", base / "model"
+    medical, adapted, evaluation = work / "medical", work / "adapted", work / "evaluation"
+    home = work / "tracking"
+
+    with narrator.step("lexicon", "reading the terms") as progress:
+        lexicon = open_lexicon(config.lexicon)
+        check_pronounceable([*lexicon.taught, *lexicon.held_out])
+        progress(1, 1)
+    with narrator.step("everyday_speech", "writing and speaking everyday sentences") as progress:
+        synthesize(config.everyday_speech(everyday), progress)
+    with narrator.step("medical_speech", "writing and speaking sentences around the terms") as progress:
+        synthesize(config.medical_speech(medical), progress)
+    with narrator.step("base_model", "teaching a new model everyday speech") as progress:
+        train(config.base_model(base_model, everyday), home, progress)
+    with narrator.step("adaptation", "teaching it the terms") as progress:
+        training = train(config.adapted_model(adapted, base_model / MODEL_FILE, everyday, medical), home, progress)
+    with narrator.step("evaluation", "listening before and after") as progress:
+        figures = evaluate(
+            EvaluationConfig(
+                output=evaluation, manifest=medical, before=base_model / MODEL_FILE, after=adapted / MODEL_FILE
+            ),
+            progress,
+        )
+    with narrator.step("release", "asking the gate") as progress:
+        version, verdicts = release(
+            ReleaseConfig(evaluation=evaluation, model_name=config.serving.model_name, gate=config.gate), home
+        )
+        progress(1, 1)
+    return Outcome(figures, training, version, verdicts, medical, evaluation / "report.html", home)

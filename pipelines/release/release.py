@@ -1,0 +1,45 @@
+"""Register an evaluated model, and make it the champion if the gate says so."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipelines.release.config import ReleaseConfig
+from pipelines.release.gate import Verdict, judge
+from rayapp.registry import CHAMPION, Registry
+from rayapp.storage import require_complete, step_key
+
+
+def release(config: ReleaseConfig, home: Path) -> tuple[str, list[Verdict]]:
+    """Returns the version and the verdicts; the alias `champion` moves only when all passed.
+
+    home: folder of the registry, see `rayapp.tracking`.
+    """
+    require_complete(config.evaluation, "evaluation")
+    evaluation: dict[str, Any] = json.loads((config.evaluation / "config.json").read_text())
+    figures: dict[str, Any] = json.loads((config.evaluation / "figures.json").read_text())
+    verdicts = judge(config.gate, figures)
+    registry = Registry(home)
+    version = registry.publish(
+        config.model_name,
+        Path(evaluation["after"]),
+        figures=headline(figures),
+        verdicts=[asdict(verdict) for verdict in verdicts],
+        key=step_key(config, config.evaluation),
+    )
+    if all(verdict.passed for verdict in verdicts):
+        registry.promote(config.model_name, version, CHAMPION)
+    return version, verdicts
+
+
+def headline(figures: dict[str, Any]) -> dict[str, float]:
+    """One number per split and metric, for the registry's list."""
+    return {
+        f"{split}.{metric}": round(values["after"][0], 4)
+        for split, metrics in figures.items()
+        for metric, values in metrics.items()
+        if isinstance(values, dict) and values["after"] is not None
+    }

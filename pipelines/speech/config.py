@@ -1,0 +1,62 @@
+"""Settings of the speech step."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from pipelines.speech import voices
+from rayapp.config import StepConfig
+
+
+class VoicesConfig(StepConfig):
+    """Who speaks in which split. A voice is a speaker with an accent, written `accent+speaker`."""
+
+    train_speakers: tuple[str, ...] = voices.TRAIN_SPEAKERS
+    """espeak-ng speaker variants that training hears."""
+    validation_speakers: tuple[str, ...] = voices.VALIDATION_SPEAKERS
+    """Speakers that choose the best checkpoint; never trained on."""
+    test_speakers: tuple[str, ...] = voices.TEST_SPEAKERS
+    """Speakers of the tests; never trained on."""
+    other_synthesiser_speakers: tuple[str, ...] = voices.KLATT_SPEAKERS
+    """Speakers of `test_other_synthesiser`: made by another method than all of the above."""
+    train_accents: tuple[str, ...] = voices.TRAIN_ACCENTS
+    """Accents that training and validation hear."""
+    test_accents: tuple[str, ...] = voices.TRAIN_ACCENTS + voices.TEST_ONLY_ACCENTS
+    """Accents of the tests."""
+
+    @model_validator(mode="after")
+    def _splits_share_no_speaker(self) -> Self:
+        heard = set(self.train_speakers)
+        for name in ("validation_speakers", "test_speakers", "other_synthesiser_speakers"):
+            shared = sorted(heard & set(getattr(self, name)))
+            if shared:
+                raise ValueError(f"speech.voices.{name} shares {', '.join(shared)} with train_speakers; remove them")
+        return self
+
+
+class SpeechConfig(StepConfig):
+    """How the sentences are spoken."""
+
+    voices: VoicesConfig = VoicesConfig()
+    """Speakers and accents of each split."""
+    min_rate_wpm: int = Field(default=140, ge=80, le=450)
+    """Slowest speaker, words per minute."""
+    max_rate_wpm: int = Field(default=190, ge=80, le=450)
+    """Fastest speaker; each utterance draws its rate between the two."""
+    min_pitch: int = Field(default=30, ge=0, le=99)
+    """Lowest pitch; 50 is the voice's own."""
+    max_pitch: int = Field(default=70, ge=0, le=99)
+    """Highest pitch; each utterance draws its pitch between the two."""
+    workers: int = Field(default=1, ge=1)
+    """Processes that speak; espeak-ng does some 500 seconds of speech per second in each."""
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> Self:
+        for low, high in (("min_rate_wpm", "max_rate_wpm"), ("min_pitch", "max_pitch")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(
+                    f"speech: {low} ({getattr(self, low)}) is above {high} ({getattr(self, high)}); swap them"
+                )
+        return self

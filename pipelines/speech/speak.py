@@ -1,0 +1,60 @@
+"""The stage that speaks a sentence, and the check that a lexicon can be spoken at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipelines.speech.espeak import espeak
+from rayapp.errors import RejectedError, UserError
+from rayapp.records import SAMPLE_RATE_HZ, Term, Utterance
+from rayapp.stage import Resources, Stage
+
+_SHORTEST_SECONDS = 0.3
+_PEAK = 0.5
+"""Every voice is brought to the same peak; how loud an utterance ends up is for augmentation to draw."""
+
+
+class Speak(Stage):
+    """Speaks the transcript in the voice, rate and pitch that the slot drew."""
+
+    name = "speech"
+    version = 1
+    resources = Resources(cpus=0.5)
+
+    def __call__(self, utterance: Utterance) -> Utterance:
+        slot, transcript = utterance.slot, utterance.transcript
+        assert transcript
+        audio = espeak().speak(transcript.spoken, slot.voice, rate_wpm=slot.rate_wpm, pitch=slot.pitch)
+        if len(audio) < _SHORTEST_SECONDS * SAMPLE_RATE_HZ:
+            raise RejectedError(f"voice {slot.voice} said nothing")
+        peak = float(np.abs(audio).max())
+        if peak < 1e-3:
+            raise RejectedError(f"voice {slot.voice} is silent")
+        return utterance.with_audio(audio * (_PEAK / peak)).with_step(
+            self.name, self.version, engine=slot.engine, voice=slot.voice, rate_wpm=slot.rate_wpm, pitch=slot.pitch
+        )
+
+
+def check_pronounceable(terms: Sequence[Term]) -> None:
+    """Raises `UserError` that names each term for which the voice finds nothing to say."""
+    silent = [term.text for term in terms if not espeak().phonemes(term.pronunciation or term.text)]
+    if silent:
+        raise UserError(
+            f"nobody can pronounce {', '.join(map(repr, silent[:5]))}"
+            f"{f' and {len(silent) - 5} more' if silent[5:] else ''}: the voice finds nothing to say; "
+            "correct the term or give it a pronunciation"
+        )
+
+
+def check_voices(voices: Sequence[str]) -> None:
+    """Raises `UserError` that names each voice that espeak-ng does not have."""
+    unknown = []
+    for voice in voices:
+        try:
+            espeak().phonemes("a", voice)
+        except ValueError:
+            unknown.append(voice)
+    if unknown:
+        raise UserError(f"espeak-ng has no voice {', '.join(unknown[:5])}; `espeak-ng --voices=variant` lists speakers")

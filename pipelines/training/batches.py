@@ -1,0 +1,116 @@
+"""Which utterances make up which batch: planned from the manifests' metadata, alike on every rank."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+import torch
+
+from pipelines.training.config import SourceConfig
+from rayapp.asr.recogniser import Recogniser
+from rayapp.errors import UserError
+from rayapp.manifest import Manifest
+from rayapp.records import Audio
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_LENGTH_JITTER = 0.1
+"""Durations are blurred by this share before sorting, so that batches differ between epochs."""
+
+
+class Batch(NamedTuple):
+    """audio: (batch, samples) float32. tokens: (batch, labels) int64. Lengths: (batch,) int64."""
+
+    audio: torch.Tensor
+    audio_lengths: torch.Tensor
+    tokens: torch.Tensor
+    token_lengths: torch.Tensor
+
+
+@dataclass
+class Corpus:
+    """The utterances of several sources: FLAC in memory, decoded when first used."""
+
+    flac: pa.ChunkedArray
+    durations: NDArray[np.float64]
+    targets: list[list[int]]
+    texts: list[str]
+    sources: list[tuple[NDArray[np.int64], int]]
+    """Of each source: its rows, and how many of them an epoch takes."""
+
+    def __post_init__(self) -> None:
+        self._decoded: dict[int, NDArray[np.int16]] = {}
+
+    @classmethod
+    def open(cls, configs: Sequence[SourceConfig], recogniser: Recogniser) -> Corpus:
+        tables, sources, first = [], [], 0
+        for config in configs:
+            table = Manifest(config.manifest).read(config.split, ["audio", "duration_seconds", "text"])
+            if not table.num_rows:
+                raise UserError(f"manifest {config.manifest} has no utterances in split {config.split!r}")
+            rows = np.arange(first, first + table.num_rows)
+            sources.append((rows, min(config.utterances or len(rows), len(rows))))
+            tables.append(table)
+            first += table.num_rows
+        whole = pa.concat_tables(tables)
+        texts = whole["text"].to_pylist()
+        return cls(
+            flac=whole["audio"],
+            durations=whole["duration_seconds"].to_numpy(),
+            targets=[recogniser.tokenise(text) for text in texts],
+            texts=texts,
+            sources=sources,
+        )
+
+    @property
+    def rows_per_epoch(self) -> int:
+        return sum(count for _, count in self.sources)
+
+    def audio(self, row: int) -> Audio:
+        if row not in self._decoded:
+            flac = self.flac[row]["bytes"].as_py()
+            self._decoded[row], _ = soundfile.read(io.BytesIO(flac), dtype="int16")
+        return self._decoded[row].astype(np.float32) / 32768
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        pad = torch.nn.utils.rnn.pad_sequence
+        audio = [torch.from_numpy(self.audio(row)) for row in rows]
+        tokens = [torch.tensor(self.targets[row], dtype=torch.int64) for row in rows]
+        return Batch(
+            pad(audio, batch_first=True),
+            torch.tensor([len(a) for a in audio]),
+            pad(tokens, batch_first=True),
+            torch.tensor([len(t) for t in tokens]),
+        )
+
+
+def plan_epoch(corpus: Corpus, epoch: int, batch_size: int, ranks: int, seed: int) -> list[NDArray[np.int64]]:
+    """Rows of each step, (ranks, batch_size): alike lengths stand together, steps come in random order.
+
+    Every rank makes the same plan and takes its own line of it. So that no rank runs dry, the last
+    step is filled up with rows drawn once more.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    rows = np.concatenate([rng.permutation(rows)[:count] for rows, count in corpus.sources])
+    per_step = batch_size * ranks
+    missing = -len(rows) % per_step
+    if missing:
+        rows = np.concatenate([rows, rng.choice(rows, missing)])
+    blurred = corpus.durations[rows] * rng.uniform(1 - _LENGTH_JITTER, 1 + _LENGTH_JITTER, len(rows))
+    steps = rows[np.argsort(blurred)].reshape(-1, per_step)
+    # Deal a step's rows out in turn, so that the ranks' batches are equally long.
+    return [step.reshape(batch_size, ranks).T for step in rng.permutation(steps)]
+
+
+def scoring_batches(corpus: Corpus, rank: int, ranks: int, batch_size: int = 32) -> Iterator[list[int]]:
+    """Every row exactly once over all ranks, alike lengths together."""
+    mine = np.argsort(corpus.durations)[rank::ranks]
+    for start in range(0, len(mine), batch_size):
+        yield mine[start : start + batch_size].tolist()

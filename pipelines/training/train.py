@@ -1,0 +1,156 @@
+"""Training as a whole: what the driver does around the loop."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines.training.config import TrainingConfig
+from rayapp.asr.recipes import train_tokenizer
+from rayapp.asr.text import plain_text
+from rayapp.config import save_config
+from rayapp.errors import UserError
+from rayapp.manifest import Manifest
+from rayapp.storage import key_of, published_folder, step_key
+from rayapp.tracking import TrackedRun, tracked_run
+
+MODEL_FILE = "model.nemo"
+
+Progress = Callable[[int, int], None]
+
+
+def train(config: TrainingConfig, home: Path, progress: Progress = lambda done, total: None) -> dict[str, Any]:
+    """Train on a running Ray; publishes `model.nemo`, `config.json` and `metrics.json` at `config.output`.
+
+    home: folder of the tracking file, see `rayapp.tracking`.
+
+    Returns the figures of the last epoch, and the hours of training speech; where the same was
+    trained already, nothing else is done.
+    Raises `UserError` for manifests or models that will not do, and for a loss that stays not finite.
+    """
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from pipelines.training.loop import train_on_this_rank
+
+    manifests = [source.manifest for source in (*config.sources, *config.validation)]
+    key = step_key(config, *manifests, *([config.model.path.parent] if config.model.path else []))
+    if key_of(config.output) == key:
+        figures: dict[str, Any] = json.loads((config.output / "metrics.json").read_text())["figures"]
+        return figures
+    if config.model.path and not config.model.path.is_file():
+        raise UserError(f"model.path {config.model.path} does not exist")
+    hours = sum(Manifest(source.manifest).hours(source.split) for source in config.sources)
+    with published_folder(config.output, key) as staging, tracked_run(home, config.output.name) as run:
+        save_config(config, staging)
+        tokenizer = _fit_tokenizer(config, staging)
+        run.log_params({"training": json.loads(config.model_dump_json())})
+        relay = ray.remote(num_cpus=0)(_Relay).remote()
+        trainer = TorchTrainer(
+            train_on_this_rank,
+            train_loop_config={"config": config, "tokenizer": tokenizer, "staging": staging.absolute(), "relay": relay},
+            torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=config.workers,
+                use_gpu=config.gpus_per_worker > 0,
+                resources_per_worker={"CPU": 1} | ({"GPU": config.gpus_per_worker} if config.gpus_per_worker else {}),
+            ),
+            run_config=RunConfig(name=config.output.name, storage_path=str(staging.absolute() / "ray")),
+        )
+        history: list[dict[str, float]] = []
+        started = time.perf_counter()
+        with _Listener(relay, history, run, progress):
+            try:
+                trainer.fit()
+            except Exception as error:
+                raise _cause(error) from error
+        figures = {"train_hours": round(hours, 3), "seconds": round(time.perf_counter() - started, 1)}
+        figures |= {k: v for entry in history if "epoch" in entry for k, v in entry.items()}
+        (staging / "metrics.json").write_text(json.dumps({"figures": figures, "history": history}, indent=1) + "\n")
+        _remove_scratch(staging)
+    return figures
+
+
+def _fit_tokenizer(config: TrainingConfig, staging: Path) -> Path | None:
+    """The tokenizer of a new model, fitted to the training text once, by the driver."""
+    if config.model.path:
+        return None
+    texts = [
+        text
+        for source in config.sources
+        for text in Manifest(source.manifest).read(source.split, ["text"])["text"].to_pylist()
+    ]
+    folder = staging.absolute() / "tokenizer"
+    train_tokenizer((plain_text(text) for text in texts), folder, config.model.vocabulary_size)
+    return folder
+
+
+class _Relay:
+    """An actor between rank 0 and the driver: figures queue here until they are fetched."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, float]] = []
+
+    def put(self, metrics: dict[str, float]) -> None:
+        self.entries.append(metrics)
+
+    def take(self) -> list[dict[str, float]]:
+        entries, self.entries = self.entries, []
+        return entries
+
+
+class _Listener:
+    """Fetches figures while `trainer.fit()` blocks the driver; logs them and moves the progress bar."""
+
+    def __init__(self, relay: Any, history: list[dict[str, float]], run: TrackedRun, progress: Progress) -> None:
+        self._relay, self._history, self._run, self._progress = relay, history, run, progress
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _listen(self) -> None:
+        import ray
+
+        while True:
+            last_time = self._stop.wait(0.5)
+            try:
+                entries = ray.get(self._relay.take.remote())
+            except ray.exceptions.RayError:
+                return  # Ray is going down; what is lost is progress, not results
+            for entry in entries:
+                self._history.append(entry)
+                self._progress(int(entry["step"]), int(entry["total_steps"]))
+            self._run.log_metrics(entries)
+            if last_time:
+                return
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The user's error at the bottom of what Ray wrapped around it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError):
+            return seen
+        failures = getattr(seen, "worker_failures", None)
+        if failures:
+            return _cause(next(iter(failures.values())))
+        seen = seen.__cause__
+    return error
+
+
+def _remove_scratch(staging: Path) -> None:
+    import shutil
+
+    shutil.rmtree(staging / "ray", ignore_errors=True)
+    shutil.rmtree(staging / "tokenizer", ignore_errors=True)  # the .nemo holds it

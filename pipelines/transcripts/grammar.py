@@ -1,0 +1,96 @@
+"""The embedded sentence writer: a template grammar, so that no language model has to be downloaded.
+
+A pattern is a sentence with slots (`{dose}`); a slot is a list of alternatives, which may hold
+slots themselves. `{term}` is where the lexicon's term goes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+import yaml
+
+from rayapp.ids import content_share, evenly_by_category
+from rayapp.records import Term, Transcript
+
+_SLOT = re.compile(r"\{(\w+)\}")
+TERM_SLOT = "term"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    pattern_id: str
+    text: str
+    category: str | None = None
+    """Category of the terms that fit at `{term}`; None where there is no term."""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    name: str
+    patterns: Mapping[str, Pattern]
+    slots: Mapping[str, Sequence[str]]
+    spoken: Mapping[str, str]
+
+    def write(self, pattern_id: str, term: Term | None, rng: np.random.Generator) -> Transcript:
+        """One sentence of a pattern, drawn at random.
+
+        >>> losartan = Term("losartan", category="drug")
+        >>> load_grammar("clinical_en").write("start_drug_dose", losartan, np.random.default_rng(0)).terms
+        ('losartan',)
+        """
+        frame = " ".join(self._expand(self.patterns[pattern_id].text, rng).split())
+        text, said = frame, self._say(frame)
+        if term:
+            text = frame.replace(f"{{{TERM_SLOT}}}", term.text)
+            said = said.replace(f"{{{TERM_SLOT}}}", term.pronunciation or self._say(term.text))
+        return Transcript(
+            text=text[0].upper() + text[1:],
+            spoken=said,
+            terms=(term.text,) if term else (),
+            language="en",
+            generator=f"grammar:{self.name}",
+        )
+
+    def _expand(self, text: str, rng: np.random.Generator) -> str:
+        def draw(match: re.Match[str]) -> str:
+            if match[1] == TERM_SLOT:
+                return match[0]
+            alternatives = self.slots[match[1]]
+            return self._expand(alternatives[int(rng.integers(len(alternatives)))], rng)
+
+        return _SLOT.sub(draw, text)
+
+    def _say(self, text: str) -> str:
+        for written, said in self.spoken.items():
+            text = re.sub(rf"\b{re.escape(written)}\b", said, text)
+        return text
+
+    def split_patterns(self, held_out_share: float) -> tuple[list[Pattern], list[Pattern]]:
+        """Patterns to train on and patterns held out, of each category its share, at least one.
+
+        Decided by hash of the ID: adding a pattern hardly moves the others.
+        """
+        trained, held_out = [], []
+        for category in sorted({p.category or "" for p in self.patterns.values()}):
+            members = [p for p in self.patterns.values() if (p.category or "") == category]
+            members.sort(key=lambda p: content_share("held out", p.pattern_id))
+            count = max(1, round(len(members) * held_out_share)) if held_out_share else 0
+            held_out += members[:count]
+            trained += members[count:]
+        return trained, held_out
+
+
+@cache
+def load_grammar(name: str, max_patterns: int | None = None, max_alternatives: int | None = None) -> Grammar:
+    """`clinical_en` or `everyday_en`, whole or a part of it (see `TranscriptsConfig`)."""
+    data = yaml.safe_load((files("pipelines.transcripts") / "grammar" / f"{name}.yaml").read_text("utf-8"))
+    patterns = [Pattern(row["id"], row["text"], row.get("category")) for row in data["patterns"]]
+    ordered = evenly_by_category(patterns, lambda p: p.category or "", lambda p: p.pattern_id)
+    slots = {slot: alternatives[:max_alternatives] for slot, alternatives in data["slots"].items()}
+    return Grammar(name, {p.pattern_id: p for p in ordered[:max_patterns]}, slots, data.get("spoken") or {})

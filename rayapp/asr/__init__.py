@@ -1,0 +1,1 @@
+"""Recognisers: one Protocol, whatever the toolkit behind it."""

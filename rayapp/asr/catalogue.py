@@ -1,0 +1,24 @@
+"""Well-known models that can be named instead of a path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """A public model, and what it needs."""
+
+    name: str
+    languages: str
+    parameters_millions: int
+    gpu_memory_gb: int
+    """For serving in float16, batches included; training takes several times as much."""
+    note: str
+
+
+CATALOGUE = (
+    CatalogueEntry("nvidia/parakeet-tdt-0.6b-v2", "English", 600, 4, "6.05 % mean WER on the Open ASR leaderboard"),
+    CatalogueEntry("nvidia/parakeet-tdt-0.6b-v3", "25 European languages", 600, 4, "successor of v2"),
+    CatalogueEntry("nvidia/parakeet-tdt-1.1b", "English", 1100, 6, "lower-case text, no punctuation"),
+)

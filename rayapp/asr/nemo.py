@@ -1,0 +1,151 @@
+"""NeMo transducers as recognisers: Parakeet TDT, and small models of the same make.
+
+NeMo is imported when a model is made or loaded: it costs some 10 seconds and 700 MB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from rayapp.asr.recogniser import Heard, Word
+from rayapp.asr.tdt_loss import TDTLoss
+from rayapp.asr.text import plain_text
+from rayapp.errors import UserError
+from rayapp.records import Audio
+
+
+class NemoTransducer:
+    """An `EncDecRNNTBPEModel` behind the recogniser Protocol."""
+
+    def __init__(self, model: Any) -> None:
+        _use_cpu_loss(model)
+        # The strided convolutions at the front are a third faster so on a CPU. The input is turned, not
+        # the weights: DeepSpeed broadcasts parameters as bytes and needs them contiguous.
+        first = next(m for m in model.encoder.pre_encode.modules() if isinstance(m, torch.nn.Conv2d))
+        first.register_forward_pre_hook(_channels_last)
+        self.model = model
+        self.module: torch.nn.Module = _LossModule(model)
+
+    @classmethod
+    def build(cls, config: dict[str, Any]) -> Self:
+        """A new model, with random weights, from a NeMo configuration (see `rayapp.asr.recipes`)."""
+        with _quiet_nemo():
+            from nemo.collections.asr.models import EncDecRNNTBPEModel
+            from omegaconf import OmegaConf
+
+            return cls(EncDecRNNTBPEModel(OmegaConf.create(config)))
+
+    @classmethod
+    def load(cls, path: Path, device: str = "cpu") -> Self:
+        """From a `.nemo` file. Raises `UserError` where it is missing or is no such file."""
+        if not path.is_file():
+            raise UserError(f"model file {path} does not exist")
+        with _quiet_nemo():
+            from nemo.collections.asr.models import ASRModel
+
+            try:
+                model = ASRModel.restore_from(str(path.absolute()), map_location=torch.device(device))
+            except Exception as error:
+                raise UserError(f"{path} is not a NeMo model that can be loaded: {error}") from error
+        model.eval()
+        return cls(model)
+
+    def tokenise(self, text: str) -> list[int]:
+        tokens: list[int] = self.model.tokenizer.text_to_ids(plain_text(text))
+        return tokens
+
+    @torch.inference_mode()
+    def transcribe(self, audio: Sequence[Audio], *, times: bool = False) -> list[Heard]:
+        if not audio:
+            return []
+        self.model.eval()
+        lengths = torch.tensor([len(a) for a in audio])
+        signal = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(a.copy()) for a in audio], batch_first=True)
+        device = next(self.model.parameters()).device
+        encoded, encoded_lengths = self.model(input_signal=signal.to(device), input_signal_length=lengths.to(device))
+        hypotheses = self.model.decoding.rnnt_decoder_predictions_tensor(
+            encoded, encoded_lengths, return_hypotheses=True
+        )
+        return [Heard(h.text, self._words(h) if times else ()) for h in hypotheses]
+
+    def save(self, path: Path) -> None:
+        with _quiet_nemo():
+            self.model.save_to(str(path.absolute()))
+
+    def _words(self, hypothesis: Any) -> tuple[Word, ...]:
+        """Word times from the frames at which the tokens were emitted and how long each lasted."""
+        frame_seconds = self.model.cfg.preprocessor.window_stride * self.model.encoder.subsampling_factor
+        pieces = self.model.tokenizer.ids_to_tokens([int(i) for i in hypothesis.y_sequence])
+        starts = [int(t) for t in hypothesis.timestamp]
+        durations = [int(d) for d in hypothesis.token_duration] if hypothesis.token_duration is not None else []
+        words: list[Word] = []
+        for index, (piece, start) in enumerate(zip(pieces, starts, strict=True)):
+            end = start + (durations[index] if index < len(durations) else 1)
+            text = piece.replace("▁", "")
+            if piece.startswith("▁") or not words:
+                words.append(Word(text, start * frame_seconds, end * frame_seconds))
+            else:
+                last = words[-1]
+                words[-1] = Word(last.text + text, last.start_seconds, end * frame_seconds)
+        return tuple(word for word in words if word.text)
+
+
+def _channels_last(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)
+
+
+class _LossModule(torch.nn.Module):
+    """The model as one module whose forward is the loss: what DeepSpeed and DDP want to wrap."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, audio: torch.Tensor, audio_lengths: torch.Tensor, tokens: torch.Tensor, token_lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """audio: (batch, samples). tokens: (batch, labels). Lengths: (batch,). Returns a scalar."""
+        model = self.model
+        encoded, encoded_lengths = model(input_signal=audio, input_signal_length=audio_lengths)
+        decoded, _, _ = model.decoder(targets=tokens, target_length=token_lengths)
+        joint = model.joint(encoder_outputs=encoded, decoder_outputs=decoded)
+        loss: torch.Tensor = model.loss(
+            log_probs=joint, targets=tokens, input_lengths=encoded_lengths, target_lengths=token_lengths
+        )
+        return loss
+
+
+def _use_cpu_loss(model: Any) -> None:
+    """NeMo's TDT loss is a CUDA kernel: put ours in its place where there is no GPU.
+
+    `loss_name` stays `tdt`: NeMo special-cases that name for the index of the blank.
+    """
+    if torch.cuda.is_available() or model.cfg.loss.get("loss_name") != "tdt":
+        return
+    settings = model.cfg.loss.tdt_kwargs
+    model.loss._loss = TDTLoss(
+        blank=model.loss._blank,
+        durations=list(settings.durations),
+        sigma=settings.get("sigma", 0.0),
+        omega=settings.get("omega", 0.0),
+    )
+
+
+@contextlib.contextmanager
+def _quiet_nemo() -> Iterator[None]:
+    """NeMo greets with pages of warnings about what this project does not use."""
+    os.environ.setdefault("NEMO_LOG_LEVEL", "ERROR")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from nemo.utils import logging as nemo_logging
+
+        nemo_logging.setLevel(logging.ERROR)
+        yield

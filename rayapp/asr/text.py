@@ -1,0 +1,15 @@
+"""What a recogniser without capitals and punctuation is taught to write."""
+
+from __future__ import annotations
+
+import re
+
+
+def plain_text(text: str) -> str:
+    """What the small model learns to write: lower case, without punctuation except within words and codes.
+
+    >>> plain_text("Patient's A1C was E11.9, okay?")
+    "patient's a1c was e11.9 okay"
+    """
+    kept = re.sub(r"[^a-z0-9'. ]+", " ", text.lower().replace("-", " "))
+    return " ".join(re.sub(r"\.(?!\d)", " ", kept).split())

@@ -1,0 +1,31 @@
+"""All commands, by name."""
+
+from __future__ import annotations
+
+import typer
+
+from rayapp.cli import doctor, evaluate, models, quickstart, release, serve, synthesize, train, transcribe
+
+app = typer.Typer(
+    name="rayapp",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="""
+Make a speech recogniser good at your words.
+
+Give it the terms that the recogniser misses: rayapp writes sentences around them, speaks them in many
+voices, adds rooms and noise, fine-tunes the recogniser, proves that the terms are heard and that nothing
+else got worse, and serves the result as an OpenAI-compatible API.
+
+`rayapp quickstart` goes the whole way on a laptop, with nothing to download.
+
+Exit codes: 0 done, 1 a fault of ours, 2 something you can mend, 3 refused by the gate, 130 interrupted.
+""",
+)
+for module in (quickstart, synthesize, train, evaluate, release, serve, transcribe, models, doctor):
+    app.command(module.__name__.rpartition(".")[2])(module.command)
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,46 @@
+"""`rayapp transcribe`: recordings to text, without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rayapp.cli.options import DEFAULT_HOME, AsJson, Home
+from rayapp.cli.output import command_output
+
+
+def command(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILES…", help="Recordings: WAV, FLAC, OGG or MP3.", show_default=False)
+    ],
+    model: Annotated[str, typer.Option(help="Name in the registry, or path of a `.nemo` file.")] = "medical-asr",
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """Write down what is said in recordings.
+
+    Example: `rayapp transcribe note1.wav note2.flac`
+    """
+    with command_output(as_json) as output:
+        from rayapp.audio.codec import decode
+        from rayapp.records import SAMPLE_RATE_HZ
+
+        audio = [decode(path) for path in paths]  # a bad file is said before the model is loaded
+
+        from rayapp.registry import Registry
+
+        path = Path(model) if model.endswith(".nemo") else Registry(home).resolve(model)
+        with output.step("load", f"loading {model}"):
+            from rayapp.asr.batching import transcribe_all
+            from rayapp.asr.nemo import NemoTransducer
+
+            recogniser = NemoTransducer.load(path)
+        with output.step("transcribe", "listening"):
+            heard = transcribe_all(recogniser, audio)
+        rows = [
+            {"file": str(file), "seconds": round(len(samples) / SAMPLE_RATE_HZ, 2), "text": result.text}
+            for file, samples, result in zip(paths, audio, heard, strict=True)
+        ]
+        output.result({"transcripts": rows}, *(f"{row['file']}: {row['text']}" for row in rows))

@@ -1,0 +1,92 @@
+"""Starting Ray on this machine, or connecting to the cluster that the environment names."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rayapp.errors import UserError
+
+OBJECT_STORE_BYTES = 1_000_000_000
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: base models, compiled extensions."""
+    return Path(os.environ.get("RAYAPP_CACHE") or Path.home() / ".cache" / "rayapp")
+
+
+@contextmanager
+def ray_session(address: str | None = None) -> Iterator[None]:
+    """Ray for the length of the block.
+
+    address: a running cluster; without it `RAY_ADDRESS` (set by `ray job submit`), and without that a
+        Ray of our own on this machine, which ends with the block whatever happens. A Ray that happens
+        to run here is left alone.
+
+    Raises `UserError` for a cluster that cannot be reached or runs other versions.
+    """
+    # `uv run` makes Ray rebuild the whole environment for each worker, unless told before the import.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    import ray.data
+
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    local = address == "local"
+    try:
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": worker_environment()},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if local else {}),
+        )
+    except (RuntimeError, ConnectionError, ValueError) as error:
+        raise UserError(_explain(address, error)) from error
+    _quiet_ray_data(ray.data.DataContext.get_current())
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment that every worker starts with."""
+    environment = {
+        "TORCH_EXTENSIONS_DIR": str(cache_folder() / "torch_extensions"),  # compiled once, not in each run
+        "NEMO_LOG_LEVEL": "ERROR",
+        "TQDM_DISABLE": "1",
+    }
+    if not _has_gpu():
+        environment["DS_ACCELERATOR"] = "cpu"
+    return environment
+
+
+def _quiet_ray_data(context: Any) -> None:
+    """Steps show their own progress; Ray Data's would interleave with it."""
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.train", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _has_gpu() -> bool:
+    return Path("/proc/driver/nvidia/gpus").exists()
+
+
+def _explain(address: str, error: Exception) -> str:
+    text = str(error).strip()
+    if "ersion mismatch" in text:
+        return (
+            f"the Ray at {address} runs other versions than this environment: {text}\n"
+            "Install the cluster's versions here, or unset RAY_ADDRESS to use a Ray of your own"
+        )
+    if address == "local":
+        return f"Ray did not start on this machine: {text}"
+    return f"the Ray at {address} cannot be reached: {text}\nCheck it, or unset RAY_ADDRESS to use a Ray of your own"

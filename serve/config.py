@@ -1,0 +1,46 @@
+"""Settings of the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from rayapp.config import StepConfig
+
+
+class ServeConfig(StepConfig):
+    """What is served, and where."""
+
+    model_name: str = Field(default="medical-asr", pattern=r"^[\w-]+$")
+    """Name that clients give as `model`; in the registry, unless `path` is set."""
+    alias: str = "champion"
+    """Alias in the registry: the version that passed the gate."""
+    path: Path | None = None
+    """Serve this `.nemo` file, past the gate; needs `allow_unreleased`."""
+    allow_unreleased: bool = False
+    """Serve what the gate has not seen."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 opens the service to the network."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    """Port to listen on."""
+    replicas: int = Field(default=1, ge=1)
+    """Copies of the recogniser."""
+    cpus_per_replica: float = Field(default=1, gt=0)
+    """CPU share of each copy."""
+    gpus_per_replica: float = Field(default=0, ge=0)
+    """GPU share of each copy; 0 serves on the CPU."""
+    max_upload_mb: int = Field(default=25, ge=1)
+    """Largest upload."""
+    max_audio_seconds: float = Field(default=600, gt=0)
+    """Longest audio."""
+
+    @model_validator(mode="after")
+    def _a_path_is_unreleased(self) -> Self:
+        if self.path and not self.allow_unreleased:
+            raise ValueError(
+                f"path ({self.path}) serves a model past the gate; set allow_unreleased: true if that is meant, "
+                "or release it first"
+            )
+        return self

@@ -1,0 +1,58 @@
+"""Starting and stopping the application on a running Ray."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rayapp.errors import UserError
+from rayapp.registry import Registry
+from serve.config import ServeConfig
+
+
+def resolve_model(config: ServeConfig, home: Path) -> Path:
+    """The `.nemo` file to serve: what the alias points to, or the path that the settings allow."""
+    if config.path:
+        if not config.path.is_file():
+            raise UserError(f"model file {config.path} does not exist")
+        return config.path
+    return Registry(home).resolve(config.model_name, config.alias)
+
+
+@contextmanager
+def serving(config: ServeConfig, home: Path) -> Iterator[str]:
+    """The application, ready, for the length of the block; yields the base URL for an OpenAI client.
+
+    Raises `UserError` where the port is in use, or there is no such model.
+    """
+    from ray.serve import run, shutdown, start
+
+    from serve.app import build
+
+    model = resolve_model(config, home)
+    require_free_port(config.host, config.port)
+    start(http_options={"host": config.host, "port": config.port}, logging_config={"enable_access_log": False})
+    try:
+        run(build(config, model), name="rayapp", route_prefix="/")
+        yield f"http://{config.host}:{config.port}/v1"
+    finally:
+        shutdown()
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Raises `UserError` when something listens there already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"port {port} on {host} cannot be used ({error.strerror}); choose another port") from None
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

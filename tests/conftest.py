@@ -1,0 +1,121 @@
+"""Factories of small, real data, and one Ray for all tests that need it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def slot() -> Callable[..., object]:
+    """A slot of a clinical training sentence; any field can be given."""
+    from rayapp.records import Slot, Term
+
+    def make(**fields: object) -> Slot:
+        values: dict[str, object] = {
+            "slot_id": "0123456789abcdef",
+            "split": "train",
+            "style": "clinical_en",
+            "prompt": "",
+            "term": Term("losartan", category="drug"),
+            "engine": "espeak",
+            "voice": "en-us+m3",
+            "accent": "en-us",
+            "rate_wpm": 160,
+            "pitch": 50,
+            "snr_db": 15.0,
+            "seed": 7,
+        }
+        return Slot(**(values | fields))  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def spoken(slot: Callable[..., object]) -> Callable[..., object]:
+    """An utterance that espeak-ng spoke, with a pause of silence at its end where asked."""
+    from pipelines.speech.espeak import espeak
+    from rayapp.records import SAMPLE_RATE_HZ, Transcript, Utterance
+
+    def make(text: str = "please start losartan today", pause_seconds: float = 0.0, **fields: object) -> Utterance:
+        audio = espeak().speak(text, "en-us+m3", rate_wpm=160, pitch=50)
+        audio = np.concatenate([audio, np.zeros(int(pause_seconds * SAMPLE_RATE_HZ), np.float32)])
+        transcript = Transcript(text, text, ("losartan",), "en", "test")
+        return Utterance(slot(**fields), transcript, audio)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def lexicon_file(tmp_path: Path) -> Callable[[str], Path]:
+    """A CSV file with the given rows under the usual header."""
+
+    def make(rows: str, header: str = "text,category,language,pronunciation,weight\n") -> Path:
+        path = tmp_path / "lexicon.csv"
+        path.write_text(header + rows, encoding="utf-8")
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray() -> Iterator[None]:
+    from rayapp.ray_session import ray_session
+
+    with ray_session("local"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def small_manifest(ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest that the real chain made: a few utterances of each kind."""
+    from pipelines.config import SynthesisConfig
+    from pipelines.lexicon.config import LexiconConfig
+    from pipelines.manifests.config import ManifestsConfig, SizesConfig
+    from pipelines.synthesize import synthesize
+
+    sizes = SizesConfig(
+        train_per_term=4,
+        train_everyday=24,
+        validation=4,
+        validation_everyday=4,
+        test=6,
+        test_unseen_patterns=6,
+        test_unseen_terms=6,
+        test_other_synthesiser=6,
+        test_general=6,
+    )
+    output = tmp_path_factory.mktemp("manifests") / "small"
+    synthesize(
+        SynthesisConfig(
+            output=output, lexicon=LexiconConfig(take=6, held_out=4), manifests=ManifestsConfig(sizes=sizes)
+        )
+    )
+    return output
+
+
+@pytest.fixture(scope="session")
+def small_model(ray: None, small_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that two Ray Train workers trained for a few steps with DeepSpeed; its folder."""
+    from pipelines.training.config import DeepSpeedConfig, ModelConfig, SourceConfig, TrainingConfig
+    from pipelines.training.train import train
+
+    home = tmp_path_factory.mktemp("training")
+    config = TrainingConfig(
+        output=home / "model",
+        sources=(SourceConfig(manifest=small_manifest),),
+        validation=(SourceConfig(manifest=small_manifest, split="validation"),),
+        model=ModelConfig(recipe="fastconformer_tdt_small", vocabulary_size=64),
+        max_steps=6,
+        epochs=20,
+        batch_size=4,
+        deepspeed=DeepSpeedConfig(zero_stage=1),
+    )
+    train(config, home / "tracking")
+    return config.output

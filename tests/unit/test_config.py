@@ -1,0 +1,112 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.config import QuickstartConfig, SynthesisConfig
+from rayapp.config import StepConfig, load_config, save_config
+from rayapp.errors import UserError
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """A YAML file with the given text."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "settings.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_the_command_line_beats_the_environment_and_that_beats_the_file(settings):
+    path = settings("training: {learning_rate: 0.1, epochs: 7, batch_size: 3}")
+    environment = {"RAYAPP_TRAINING__LEARNING_RATE": "0.2", "RAYAPP_TRAINING__EPOCHS": "8", "RAYAPP_CACHE": "/tmp"}
+    config = load_config(QuickstartConfig, path, ["training.learning_rate=1e-3"], environment)
+    assert (config.training.learning_rate, config.training.epochs, config.training.batch_size) == (1e-3, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.lerning_rate=1", r"unknown key training.lerning_rate; did you mean training.learning_rate\?"),
+        ("learning_rate=1", r"unknown key learning_rate; did you mean .*learning_rate\?"),
+        ("training.epochs=many", "training.epochs = 'many': input should be a valid integer"),
+        ("training.epochs=0", "training.epochs = 0: input should be greater than or equal to 1"),
+        ("augmentation.noise.min_snr_db=30", r"min_snr_db \(30.0\) is above max_snr_db \(25.0\); swap them"),
+        ("training", "'training' is not KEY=VALUE"),
+        ("seed.x=1", "valid keys"),
+    ],
+)
+def test_a_bad_setting_is_named_with_what_to_do(override, message):
+    with pytest.raises(UserError, match=message if override != "seed.x=1" else "seed"):
+        load_config(QuickstartConfig, None, [override], {})
+
+
+@pytest.mark.parametrize("text", ["a: [", "- just\n- a list", "\x00"])
+def test_a_file_that_is_no_settings_is_named(settings, text):
+    with pytest.raises(UserError, match=r"settings\.yaml"):
+        load_config(QuickstartConfig, settings(text), [], {})
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.yaml does not exist"):
+        load_config(QuickstartConfig, tmp_path / "nowhere.yaml", [], {})
+
+
+def test_the_saved_settings_give_the_same_settings_again(tmp_path):
+    config = load_config(QuickstartConfig, None, ["lexicon.take=10", "training.deepspeed.zero_stage=2"], {})
+    path = save_config(config, tmp_path)
+    assert load_config(QuickstartConfig, path, [], {}) == config
+    assert json.loads(path.read_text())["lexicon"]["take"] == 10
+
+
+def test_every_shipped_file_is_valid(shipped_configs):
+    for path, kind in shipped_configs:
+        assert isinstance(load_config(kind, path, [], {}), kind)
+
+
+def test_the_shipped_quickstart_file_says_what_the_defaults_say(shipped_configs):
+    path = next(path for path, kind in shipped_configs if kind is QuickstartConfig)
+    assert load_config(QuickstartConfig, path, [], {}) == QuickstartConfig()
+
+
+@pytest.fixture
+def shipped_configs() -> list[tuple[Path, type[StepConfig]]]:
+    from pipelines.evaluation.config import EvaluationConfig
+    from pipelines.release.config import ReleaseConfig
+    from pipelines.training.config import TrainingConfig
+    from serve.config import ServeConfig
+
+    kinds = {
+        "quickstart": QuickstartConfig,
+        "synthesize": SynthesisConfig,
+        "train": TrainingConfig,
+        "evaluate": EvaluationConfig,
+        "release": ReleaseConfig,
+        "serve": ServeConfig,
+    }
+    folder = Path(__file__).parents[2] / "configs"
+    paths = sorted(folder.glob("*.yaml"))
+    assert {path.stem for path in paths} == set(kinds)
+    return [(path, kinds[path.stem]) for path in paths]
+
+
+def test_every_setting_is_explained():
+    def unexplained(kind, prefix=""):
+        for name, field in kind.model_fields.items():
+            if not field.description:
+                yield prefix + name
+            if isinstance(field.annotation, type) and issubclass(field.annotation, StepConfig):
+                yield from unexplained(field.annotation, f"{prefix}{name}.")
+
+    assert list(unexplained(QuickstartConfig)) == []
+    assert list(unexplained(SynthesisConfig)) == []
+
+
+def test_numbers_in_yaml_are_numbers_in_every_spelling(settings):
+    text = yaml.safe_dump({"training": {"epochs": 2}}) + "seed: 3\n"
+    config = load_config(QuickstartConfig, settings(text.replace("epochs: 2", "learning_rate: 2e-4")), [], {})
+    assert config.training.learning_rate == 2e-4

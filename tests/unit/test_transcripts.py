@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+
+from pipelines.config import SynthesisConfig
+from pipelines.lexicon.config import LexiconConfig
+from pipelines.lexicon.terms import open_lexicon
+from pipelines.manifests.config import ManifestsConfig, SizesConfig
+from pipelines.plan import plan_slots
+from pipelines.transcripts.config import TranscriptsConfig
+from pipelines.transcripts.grammar import load_grammar
+from pipelines.transcripts.splits import side_of_split, side_of_text
+from pipelines.transcripts.write import WriteTranscript
+from rayapp.errors import RejectedError
+from rayapp.records import Term, Utterance
+
+
+@pytest.fixture(scope="module")
+def plan():
+    config = SynthesisConfig(
+        lexicon=LexiconConfig(take=30, held_out=12),
+        manifests=ManifestsConfig(sizes=SizesConfig(train_per_term=10, train_everyday=50)),
+    )
+    return plan_slots(config, open_lexicon(config.lexicon)), config
+
+
+@pytest.mark.parametrize(("name", "fewest"), [("clinical_en", 40), ("everyday_en", 40)])
+def test_each_grammar_has_many_patterns_and_every_one_can_be_written(name, fewest):
+    grammar = load_grammar(name)
+    assert len(grammar.patterns) >= fewest
+    rng = np.random.default_rng(0)
+    for pattern in grammar.patterns.values():
+        term = Term("losartan", category="drug") if pattern.category else None
+        text = grammar.write(pattern.pattern_id, term, rng).text
+        assert "{" not in text
+        assert not any(c.isdigit() for c in text)
+        assert ("losartan" in text.casefold()) == bool(term)
+
+
+def test_abbreviations_are_written_one_way_and_said_another():
+    grammar = load_grammar("clinical_en")
+    rng = np.random.default_rng(0)
+    transcripts = [grammar.write(p, Term("x", pronunciation="ex"), rng) for p in grammar.patterns for _ in range(20)]
+    ecg = next(t for t in transcripts if "ECG" in t.text)
+    assert "E C G" in ecg.spoken
+    assert all("ex" in t.spoken for t in transcripts)
+
+
+def test_a_smaller_grammar_has_fewer_words_and_all_categories():
+    whole, part = load_grammar("clinical_en"), load_grammar("clinical_en", 20, 3)
+    assert len(part.patterns) == 20
+    assert {p.category for p in part.patterns.values()} == {p.category for p in whole.patterns.values()}
+    assert max(map(len, part.slots.values())) == 3
+
+
+def test_the_same_words_fall_on_the_same_side_whatever_their_dress():
+    for text in ("Take losartan, please.", "Start E11.9", "ok"):
+        assert side_of_text(text) == side_of_text(f"  {text.upper()}!! ")
+
+
+def test_sides_are_shared_out_as_meant():
+    sides = [side_of_text(f"sentence number {i}") for i in range(3000)]
+    assert sides.count("train") / 3000 == pytest.approx(0.7, abs=0.03)
+    assert sides.count("test") / 3000 == pytest.approx(0.2, abs=0.03)
+
+
+def test_no_sentence_is_both_trained_on_and_tested_on(plan):
+    slots, config = plan
+    stage = WriteTranscript(config.transcripts)
+    texts = {}
+    for slot in slots:
+        try:
+            written = stage(Utterance(slot)).transcript
+        except RejectedError:
+            continue
+        texts.setdefault(side_of_split(slot.split), set()).add(written.text.casefold())
+    assert not texts["train"] & texts["test"]
+    assert not texts["train"] & texts["validation"]
+
+
+def test_held_out_terms_patterns_and_voices_are_never_trained_on(plan):
+    slots, _ = plan
+    by_split = {}
+    for slot in slots:
+        by_split.setdefault(slot.split, []).append(slot)
+    trained = by_split["train"]
+    speakers = {slot.voice.partition("+")[2] for slot in trained}
+    for split, members in by_split.items():
+        if split != "train":
+            assert not speakers & {slot.voice.partition("+")[2] for slot in members}, split
+    assert not {s.term.text for s in trained if s.term} & {s.term.text for s in by_split["test_unseen_terms"]}
+    assert not {s.prompt for s in trained} & {s.prompt for s in by_split["test_unseen_patterns"]}
+    assert {s.term.text for s in by_split["test"]} <= {s.term.text for s in trained if s.term}
+
+
+def test_each_term_gets_its_share_by_weight(plan):
+    slots, _ = plan
+    counts, weights = {}, {}
+    for slot in slots:
+        if slot.split == "train" and slot.term:
+            counts[slot.term.text] = counts.get(slot.term.text, 0) + 1
+            weights[slot.term.text] = slot.term.weight
+    assert len(counts) == 30
+    assert all(abs(counts[term] - 10 * weights[term]) <= 1 for term in counts)
+
+
+def test_the_plan_is_the_same_each_time_and_its_slots_are_distinct(plan):
+    slots, config = plan
+    assert slots == plan_slots(config, open_lexicon(config.lexicon))
+    assert len({slot.slot_id for slot in slots}) == len(slots)
+
+
+def test_another_seed_plans_other_slots(plan):
+    slots, config = plan
+    other = plan_slots(config.model_copy(update={"seed": 1}), open_lexicon(config.lexicon))
+    assert not {slot.slot_id for slot in slots} & {slot.slot_id for slot in other}
+
+
+def test_a_pattern_without_enough_sentences_is_rejected_with_its_name(slot):
+    stage = WriteTranscript(TranscriptsConfig(max_draws=1))
+    pattern = next(iter(load_grammar("clinical_en").patterns))
+    outcomes = []
+    for seed in range(30):
+        try:
+            outcomes.append(stage(Utterance(slot(prompt=pattern, split="validation", seed=seed))).status)
+        except RejectedError as error:
+            outcomes.append(str(error))
+    assert any(f"pattern {pattern} gave no sentence for the validation side" in outcome for outcome in outcomes)
