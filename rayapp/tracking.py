@@ -26,7 +26,8 @@ def open_client(home: Path) -> MlflowClient:
     home.mkdir(parents=True, exist_ok=True)
     import logging
 
-    logging.getLogger("alembic").setLevel(logging.ERROR)  # says a line per table when it makes the file
+    for name in ("alembic", "mlflow.store.db.utils"):  # they say a line per table when they make the file
+        logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri(home))

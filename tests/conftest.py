@@ -40,11 +40,11 @@ def slot() -> Callable[..., object]:
 @pytest.fixture
 def spoken(slot: Callable[..., object]) -> Callable[..., object]:
     """An utterance that espeak-ng spoke, with a pause of silence at its end where asked."""
-    from pipelines.speech.espeak import espeak
+    from pipelines.speech.espeak import speak
     from rayapp.records import SAMPLE_RATE_HZ, Transcript, Utterance
 
     def make(text: str = "please start losartan today", pause_seconds: float = 0.0, **fields: object) -> Utterance:
-        audio = espeak().speak(text, "en-us+m3", rate_wpm=160, pitch=50)
+        audio = speak(text, "en-us+m3", rate_wpm=160, pitch=50)
         audio = np.concatenate([audio, np.zeros(int(pause_seconds * SAMPLE_RATE_HZ), np.float32)])
         transcript = Transcript(text, text, ("losartan",), "en", "test")
         return Utterance(slot(**fields), transcript, audio)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Step 4: the speech as a ward would record it: rooms, noise, microphones."""

@@ -35,11 +35,16 @@ def monitor(samples: int, rng: np.random.Generator) -> NDArray[np.float64]:
 def murmur(samples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """People in the corridor: several streams of speech-shaped noise that come and go at syllable pace."""
     total = np.zeros(samples)
-    for _ in range(int(rng.integers(3, 7))):
+    for _ in range(int(rng.integers(2, 5))):
         voice = band_noise(samples, rng.uniform(120, 300), rng.uniform(2500, 3800), rng)
-        syllables = np.abs(band_noise(samples, 0.0, rng.uniform(4, 7), rng))
-        total += voice * syllables
+        total += voice * _syllables(samples, rng.uniform(4, 7), rng)
     return total
+
+
+def _syllables(samples: int, per_second: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """An envelope that rises and falls at random, so many times a second."""
+    peaks = np.abs(rng.standard_normal(int(samples / SAMPLE_RATE_HZ * per_second) + 2))
+    return np.interp(np.arange(samples) * per_second / SAMPLE_RATE_HZ, np.arange(len(peaks)), peaks)
 
 
 BACKGROUNDS: dict[str, Synthesiser] = {"ventilation": ventilation, "monitor": monitor, "murmur": murmur}

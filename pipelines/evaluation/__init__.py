@@ -1,0 +1,1 @@
+"""Step 7: figures with intervals, and a report, from a manifest and two recognisers."""

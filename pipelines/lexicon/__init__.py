@@ -1,0 +1,1 @@
+"""Step 1: the terms that the recogniser should hear."""

@@ -1,0 +1,1 @@
+"""Step 5: what a run makes, and how it is written."""

@@ -101,7 +101,10 @@ def write_card(folder: Path, name: str) -> None:
         utterances=("voice", "size"), hours=("duration_seconds", lambda s: s.sum() / 3600), voices=("voice", "nunique"),
         accents=("accent", "nunique"),
     )  # fmt: skip
-    lines = [f"| {s} | {r.utterances} | {r.hours:.2f} | {r.voices} | {r.accents} |" for s, r in by_split.iterrows()]
+    lines = [
+        f"| {s} | {int(r.utterances)} | {r.hours:.2f} | {int(r.voices)} | {int(r.accents)} |"
+        for s, r in by_split.iterrows()
+    ]
     configs = "\n".join(f"      - split: {s}\n        path: data/{s}-*.parquet" for s in by_split.index)
     (folder / "README.md").write_text(
         f"---\nconfigs:\n  - config_name: default\n    data_files:\n{configs}\n"

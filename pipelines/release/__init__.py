@@ -1,0 +1,1 @@
+"""Step 8: the gate that a model must pass to be served."""

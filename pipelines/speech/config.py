@@ -50,7 +50,7 @@ class SpeechConfig(StepConfig):
     max_pitch: int = Field(default=70, ge=0, le=99)
     """Highest pitch; each utterance draws its pitch between the two."""
     workers: int = Field(default=1, ge=1)
-    """Processes that speak; espeak-ng does some 500 seconds of speech per second in each."""
+    """Processes that speak; espeak-ng makes some 300 seconds of speech per second in each."""
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:

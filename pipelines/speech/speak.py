@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.speech.espeak import espeak
+from pipelines.speech import espeak
 from rayapp.errors import RejectedError, UserError
 from rayapp.records import SAMPLE_RATE_HZ, Term, Utterance
 from rayapp.stage import Resources, Stage
@@ -26,7 +27,7 @@ class Speak(Stage):
     def __call__(self, utterance: Utterance) -> Utterance:
         slot, transcript = utterance.slot, utterance.transcript
         assert transcript
-        audio = espeak().speak(transcript.spoken, slot.voice, rate_wpm=slot.rate_wpm, pitch=slot.pitch)
+        audio = espeak.speak(transcript.spoken, slot.voice, rate_wpm=slot.rate_wpm, pitch=slot.pitch)
         if len(audio) < _SHORTEST_SECONDS * SAMPLE_RATE_HZ:
             raise RejectedError(f"voice {slot.voice} said nothing")
         peak = float(np.abs(audio).max())
@@ -39,7 +40,7 @@ class Speak(Stage):
 
 def check_pronounceable(terms: Sequence[Term]) -> None:
     """Raises `UserError` that names each term for which the voice finds nothing to say."""
-    silent = [term.text for term in terms if not espeak().phonemes(term.pronunciation or term.text)]
+    silent = [term.text for term in terms if not _can_say(term.pronunciation or term.text)]
     if silent:
         raise UserError(
             f"nobody can pronounce {', '.join(map(repr, silent[:5]))}"
@@ -48,13 +49,15 @@ def check_pronounceable(terms: Sequence[Term]) -> None:
         )
 
 
+def _can_say(text: str) -> bool:
+    """espeak-ng's English reads out the names of signs and of other scripts' letters: that is no pronunciation."""
+    letters = [c for c in text if c.isalnum()]
+    known = all(c.isdigit() or unicodedata.name(c, "").startswith("LATIN") for c in letters)
+    return bool(letters) and known and bool(espeak.phonemes(text))
+
+
 def check_voices(voices: Sequence[str]) -> None:
     """Raises `UserError` that names each voice that espeak-ng does not have."""
-    unknown = []
-    for voice in voices:
-        try:
-            espeak().phonemes("a", voice)
-        except ValueError:
-            unknown.append(voice)
+    unknown = [voice for voice in voices if not espeak.has_voice(voice)]
     if unknown:
         raise UserError(f"espeak-ng has no voice {', '.join(unknown[:5])}; `espeak-ng --voices=variant` lists speakers")

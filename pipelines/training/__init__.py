@@ -1,0 +1,1 @@
+"""Step 6: fitting a recogniser to manifests, in Ray Train with DeepSpeed."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.training.config import TrainingConfig
 from rayapp.asr.recipes import train_tokenizer
@@ -16,7 +16,10 @@ from rayapp.config import save_config
 from rayapp.errors import UserError
 from rayapp.manifest import Manifest
 from rayapp.storage import key_of, published_folder, step_key
-from rayapp.tracking import TrackedRun, tracked_run
+from rayapp.tracking import tracked_run
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 MODEL_FILE = "model.nemo"
 
@@ -64,11 +67,11 @@ def train(config: TrainingConfig, home: Path, progress: Progress = lambda done, 
         )
         history: list[dict[str, float]] = []
         started = time.perf_counter()
-        with _Listener(relay, history, run, progress):
-            try:
-                trainer.fit()
-            except Exception as error:
-                raise _cause(error) from error
+        for entries in _fit(trainer, relay):
+            history += entries
+            run.log_metrics(entries)
+            for entry in entries:
+                progress(int(entry["step"]), int(entry["total_steps"]))
         figures = {"train_hours": round(hours, 3), "seconds": round(time.perf_counter() - started, 1)}
         figures |= {k: v for entry in history if "epoch" in entry for k, v in entry.items()}
         (staging / "metrics.json").write_text(json.dumps({"figures": figures, "history": history}, indent=1) + "\n")
@@ -104,36 +107,31 @@ class _Relay:
         return entries
 
 
-class _Listener:
-    """Fetches figures while `trainer.fit()` blocks the driver; logs them and moves the progress bar."""
+def _fit(trainer: TorchTrainer, relay: Any) -> Iterator[list[dict[str, float]]]:
+    """Train, and yield the figures as they come.
 
-    def __init__(self, relay: Any, history: list[dict[str, float]], run: TrackedRun, progress: Progress) -> None:
-        self._relay, self._history, self._run, self._progress = relay, history, run, progress
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
+    Not in the main thread: there Ray Train would take over Ctrl-C, and end the process with success.
+    """
+    import ray
 
-    def __enter__(self) -> None:
-        self._thread.start()
+    failure: list[BaseException] = []
 
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failure.append(error)
 
-    def _listen(self) -> None:
-        import ray
-
-        while True:
-            last_time = self._stop.wait(0.5)
-            try:
-                entries = ray.get(self._relay.take.remote())
-            except ray.exceptions.RayError:
-                return  # Ray is going down; what is lost is progress, not results
-            for entry in entries:
-                self._history.append(entry)
-                self._progress(int(entry["step"]), int(entry["total_steps"]))
-            self._run.log_metrics(entries)
-            if last_time:
-                return
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    while True:
+        thread.join(timeout=0.5)
+        ended = not thread.is_alive()
+        yield ray.get(relay.take.remote())
+        if ended:
+            break
+    if failure:
+        raise _cause(failure[0]) from failure[0]
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -69,10 +69,8 @@ def fastconformer_tdt_small(tokenizer: Path) -> dict[str, Any]:
         },
         "spec_augment": {
             "_target_": "nemo.collections.asr.modules.SpectrogramAugmentation",
-            "freq_masks": 2,
-            "time_masks": 4,
-            "freq_width": 20,
-            "time_width": 0.04,
+            "freq_masks": 0,  # speech made here has its noise and rooms already
+            "time_masks": 0,
         },
         "encoder": {
             "_target_": "nemo.collections.asr.modules.ConformerEncoder",
@@ -118,7 +116,7 @@ def fastconformer_tdt_small(tokenizer: Path) -> dict[str, Any]:
             "durations": TDT_DURATIONS,
             "greedy": {"max_symbols": 10},
         },
-        "loss": {"loss_name": "tdt", "tdt_kwargs": {"durations": TDT_DURATIONS, "sigma": 0.02, "omega": 0.1}},
+        "loss": {"loss_name": "tdt", "tdt_kwargs": {"durations": TDT_DURATIONS, "sigma": 0.02, "omega": 0.0}},
         "optim": {"name": "adamw", "lr": 1e-3},  # NeMo wants the key; the training step has its own settings
     }
 

@@ -60,10 +60,18 @@ class Output:
         """Shows a progress bar while the block runs, and then how long it took."""
         started = time.perf_counter()
         bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), console=self.console, transient=True,
-        )  # fmt: skip
-        if not self.console.is_terminal:
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        if bar.disable:
             self.console.print(f"… {doing}")
         with bar:
             task = bar.add_task(doing, total=None)
@@ -79,7 +87,8 @@ class Output:
 def command_output(as_json: bool) -> Iterator[Output]:
     """Runs a command: bad input exits with 2 and a message, Ctrl-C with 130, a fault of ours with 1."""
     output = Output(as_json)
-    signal.signal(signal.SIGTERM, _interrupt)  # a job that is stopped cleans up as with Ctrl-C
+    for stop in (signal.SIGINT, signal.SIGTERM):  # a job that is stopped cleans up as with Ctrl-C
+        signal.signal(stop, _interrupt)
     try:
         yield output
     except UserError as error:

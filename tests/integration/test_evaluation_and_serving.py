@@ -1,0 +1,164 @@
+import json
+import subprocess
+import sys
+
+import openai
+import pytest
+
+from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.release.config import GateConfig, ReleaseConfig
+from pipelines.release.release import release
+from rayapp.errors import UserError
+from rayapp.manifest import Manifest
+from rayapp.registry import Registry
+from serve.config import ServeConfig
+from serve.run import free_port, require_free_port, serving
+
+pytestmark = pytest.mark.slow
+
+SPLITS = ("test", "test_general")
+
+
+@pytest.fixture(scope="module")
+def evaluation(ray, small_manifest, small_model, tmp_path_factory):
+    """A model compared with itself: every change is nothing."""
+    output = tmp_path_factory.mktemp("evaluation") / "same"
+    model = small_model / "model.nemo"
+    evaluate(
+        EvaluationConfig(
+            output=output, manifest=small_manifest, splits=SPLITS, before=model, after=model, workers=1, examples=4
+        )
+    )
+    return output
+
+
+@pytest.fixture(scope="module")
+def home(evaluation, tmp_path_factory):
+    """A registry whose champion passed a gate that lets a tie pass."""
+    folder = tmp_path_factory.mktemp("registry")
+    version, verdicts = release(
+        ReleaseConfig(evaluation=evaluation, gate=GateConfig(min_term_recall_gain=-0.01)), folder
+    )
+    assert version == "1"
+    assert all(verdict.passed for verdict in verdicts)
+    return folder
+
+
+def test_an_evaluation_has_figures_what_was_heard_and_a_report(evaluation):
+    figures = json.loads((evaluation / "figures.json").read_text())
+    assert set(figures) == set(SPLITS)
+    for split in SPLITS:
+        before, after, change = (figures[split]["wer"][k] for k in ("before", "after", "change"))
+        assert before == after
+        assert change == [0, 0, 0]
+        assert before[1] <= before[0] <= before[2]
+    assert figures["test_general"]["term_recall"]["after"] is None
+    report = (evaluation / "report.html").read_text()
+    assert report.count("<audio") == 4
+    assert "http://" not in report.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert "<svg" in report
+
+
+def test_a_tie_is_refused_by_the_usual_gate_and_no_alias_moves(evaluation, tmp_path):
+    _, verdicts = release(ReleaseConfig(evaluation=evaluation), tmp_path)
+    assert [verdict.passed for verdict in verdicts] == [False, True]
+    with pytest.raises(UserError, match=r"no model medical-asr@champion; known: none yet"):
+        Registry(tmp_path).resolve("medical-asr")
+
+
+def test_releasing_the_same_again_makes_no_second_version(evaluation, home):
+    config = ReleaseConfig(evaluation=evaluation, gate=GateConfig(min_term_recall_gain=-0.01))
+    assert release(config, home)[0] == "1"
+    (model,) = Registry(home).list()
+    assert (model.name, model.version, model.aliases) == ("medical-asr", "1", ("champion",))
+    assert "test.wer" in model.figures
+
+
+@pytest.fixture(scope="module")
+def client(home):
+    port = free_port()
+    with serving(ServeConfig(port=port, max_audio_seconds=30, max_upload_mb=2), home) as url:
+        yield openai.OpenAI(base_url=url, api_key="any", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def recording(small_manifest):
+    row = Manifest(small_manifest).read("test", ["audio"]).to_pylist()[0]
+    return row["audio"]["path"], row["audio"]["bytes"]
+
+
+def test_the_official_client_gets_what_the_model_hears(client, recording, small_model):
+    from rayapp.asr.nemo import NemoTransducer
+    from rayapp.audio.codec import decode
+
+    answer = client.audio.transcriptions.create(model="medical-asr", file=recording)
+    audio = decode(recording[1])
+    assert answer.text == NemoTransducer.load(small_model / "model.nemo").transcribe([audio])[0].text
+    assert answer.usage.seconds == pytest.approx(len(audio) / 16_000, abs=0.01)
+
+
+def test_text_and_verbose_formats(client, recording):
+    plain = client.audio.transcriptions.create(model="medical-asr", file=recording, response_format="json").text
+    text = client.audio.transcriptions.create(model="medical-asr", file=recording, response_format="text")
+    verbose = client.audio.transcriptions.create(model="medical-asr", file=recording, response_format="verbose_json")
+    assert text.strip() == plain
+    assert " ".join(word.word for word in verbose.words) == plain
+    assert all(0 <= word.start <= word.end <= verbose.duration + 0.5 for word in verbose.words)
+
+
+def test_models_are_listed(client):
+    assert [model.id for model in client.models.list()] == ["medical-asr"]
+    assert client.models.retrieve("medical-asr").owned_by == "rayapp"
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "error", "message"),
+    [
+        ({"model": "whisper-1"}, openai.NotFoundError, "server has medical-asr"),
+        ({"file": ("a.wav", b"not audio")}, openai.BadRequestError, "is not audio that can be read"),
+        ({"file": ("a.wav", b"")}, openai.BadRequestError, "empty"),
+        ({"response_format": "srt"}, openai.BadRequestError, "response_format"),
+        ({"file": ("a.wav", bytes(3_000_000))}, openai.APIStatusError, "larger than 2 MB"),
+    ],
+)
+def test_a_bad_request_gets_an_error_in_openais_shape_and_the_next_is_served(
+    client, recording, request_fields, error, message
+):
+    with pytest.raises(error, match=message) as caught:
+        client.audio.transcriptions.create(**({"model": "medical-asr", "file": recording} | request_fields))
+    assert caught.value.response.headers["x-request-id"].startswith("req_")
+    assert set(caught.value.response.json()["error"]) == {"message", "type", "param", "code"}
+    assert client.audio.transcriptions.create(model="medical-asr", file=recording).text is not None
+
+
+def test_audio_that_is_too_long_is_refused_before_it_is_decoded(client):
+    import io
+
+    import numpy as np
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(16_000 * 31, np.float32), 16_000, format="FLAC")
+    with pytest.raises(openai.BadRequestError, match="lasts 31 s; 30 s is the most"):
+        client.audio.transcriptions.create(model="medical-asr", file=("long.flac", buffer.getvalue()))
+
+
+def test_a_port_in_use_is_named(client):
+    with pytest.raises(UserError, match=r"cannot be used"):
+        require_free_port("127.0.0.1", client.base_url.port)
+
+
+def test_transcribe_reads_a_file_with_the_champion(home, recording, tmp_path):
+    (tmp_path / "note.flac").write_bytes(recording[1])
+    answer = subprocess.run(
+        [sys.executable, "-m", "rayapp.cli", "transcribe", tmp_path / "note.flac", "--home", home, "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (row,) = json.loads(answer.stdout)["transcripts"]
+    assert row["file"].endswith("note.flac")
+    assert isinstance(row["text"], str)

@@ -1,0 +1,107 @@
+import json
+
+import pytest
+
+from pipelines.training.config import LearningConfig, ModelConfig, SourceConfig, TrainingConfig
+from pipelines.training.engine import deepspeed_settings
+from pipelines.training.train import train
+from rayapp.asr.nemo import NemoTransducer
+from rayapp.audio.codec import decode
+from rayapp.errors import UserError
+from rayapp.manifest import Manifest
+from rayapp.storage import key_of
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_workers_train_a_model_that_is_saved_with_its_figures(small_model):
+    metrics = json.loads((small_model / "metrics.json").read_text())
+    losses = [entry["loss"] for entry in metrics["history"] if "loss" in entry]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+    assert metrics["figures"]["skipped_steps"] == 0
+    assert metrics["figures"]["validation_wer"] > 0
+    assert {path.name for path in small_model.iterdir()} == {"model.nemo", "config.json", "metrics.json", "_COMPLETE"}
+
+
+def test_training_is_tracked(small_model):
+    from rayapp.tracking import open_client
+
+    client = open_client(small_model.parent / "tracking")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "rayapp"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.deepspeed.zero_stage"] == "1"
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 6
+
+
+def test_the_saved_model_hears_the_same_after_loading(small_model, small_manifest):
+    rows = Manifest(small_manifest).read("test", ["audio"]).to_pylist()
+    audio = [decode(row["audio"]["bytes"]) for row in rows]
+    recogniser = NemoTransducer.load(small_model / "model.nemo")
+    together = [heard.text for heard in recogniser.transcribe(audio)]
+    recogniser.save(small_model.parent / "copy.nemo")
+    copy = NemoTransducer.load(small_model.parent / "copy.nemo")
+    assert [heard.text for heard in copy.transcribe(audio)] == together
+
+
+def test_adapting_starts_from_the_earlier_model_and_mixes_its_sources(ray, small_model, small_manifest, tmp_path):
+    config = TrainingConfig(
+        output=tmp_path / "adapted",
+        sources=(
+            SourceConfig(manifest=small_manifest),
+            SourceConfig(manifest=small_manifest, split="test_general", utterances=3),
+        ),
+        model=ModelConfig(path=small_model / "model.nemo"),
+        max_steps=2,
+        batch_size=4,
+        learning_rate=1e-5,
+    )
+    figures = train(config, tmp_path / "tracking")
+    assert figures["step"] == 2
+    first = json.loads((config.output / "metrics.json").read_text())["history"][0]["loss"]
+    fresh = json.loads((small_model / "metrics.json").read_text())["history"][0]["loss"]
+    assert first < fresh
+    again = train(config, tmp_path / "tracking")
+    assert again == figures
+
+
+def test_a_missing_model_or_split_is_said_before_workers_start(small_manifest, tmp_path):
+    def config(**fields):
+        defaults = {
+            "output": tmp_path / "out",
+            "sources": (SourceConfig(manifest=small_manifest),),
+            "model": ModelConfig(recipe="fastconformer_tdt_small"),
+        }
+        return TrainingConfig(**(defaults | fields))
+
+    with pytest.raises(UserError, match=r"none\.nemo does not exist"):
+        train(config(model=ModelConfig(path=tmp_path / "none.nemo")), tmp_path)
+    with pytest.raises(UserError, match="has no split 'tset'; it has test, "):
+        train(config(sources=(SourceConfig(manifest=small_manifest, split="tset"),)), tmp_path)
+    with pytest.raises(UserError, match=r"manifest .*nowhere does not exist"):
+        train(config(sources=(SourceConfig(manifest=tmp_path / "nowhere"),)), tmp_path)
+    assert key_of(tmp_path / "out") is None
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path):
+    (tmp_path / "bad.nemo").write_text("not a model")
+    with pytest.raises(UserError, match=r"bad\.nemo is not a NeMo model"):
+        NemoTransducer.load(tmp_path / "bad.nemo")
+
+
+@pytest.mark.parametrize("fields", [{}, {"recipe": "fastconformer_tdt_small", "path": "x.nemo"}])
+def test_a_model_starts_from_one_thing(fields):
+    with pytest.raises(ValueError, match=r"set either recipe .* or path"):
+        ModelConfig(**fields)
+
+
+def test_settings_reach_deepspeed():
+    config = TrainingConfig(
+        **LearningConfig(batch_size=3).model_dump(),
+        sources=(SourceConfig(manifest="m"),),
+        model=ModelConfig(path="x.nemo"),
+    )
+    settings = deepspeed_settings(config)
+    assert settings["train_micro_batch_size_per_gpu"] == 3
+    assert settings["zero_optimization"]["stage"] == config.deepspeed.zero_stage
