@@ -56,15 +56,15 @@ class QuickstartConfig(StepConfig):
     """Another seed draws other data and other initial weights."""
     lexicon: LexiconConfig = LexiconConfig(take=60, held_out=24)
     """Which terms are taught, and which are held out."""
-    transcripts: TranscriptsConfig = TranscriptsConfig(max_patterns=40, max_alternatives=4)
+    transcripts: TranscriptsConfig = TranscriptsConfig(max_patterns=40, max_alternatives=3)
     """What is said around them: a part of the grammar, since a small model has minutes to learn it."""
-    speech: SpeechConfig = SpeechConfig()
+    speech: SpeechConfig = SpeechConfig(workers=2)
     """Who speaks."""
     augmentation: AugmentationConfig = AugmentationConfig(workers=2)
     """Where it is said."""
     everyday: SizesConfig = SizesConfig(
         train_per_term=0,
-        train_everyday=3600,
+        train_everyday=3000,
         validation=0,
         validation_everyday=100,
         test=0,
@@ -76,11 +76,11 @@ class QuickstartConfig(StepConfig):
     """How much everyday speech the base model is taught."""
     medical: SizesConfig = SizesConfig()
     """How much medical speech is made."""
-    base_training: LearningConfig = LearningConfig(epochs=5, batch_size=4)
+    base_training: LearningConfig = LearningConfig(epochs=4, batch_size=4, learning_rate=3e-3)
     """How the base model learns everyday speech."""
-    training: LearningConfig = LearningConfig(epochs=4, batch_size=4, learning_rate=1.5e-3)
+    training: LearningConfig = LearningConfig(epochs=5, batch_size=4, learning_rate=2.5e-3)
     """How it is adapted to the medical speech."""
-    replay_utterances: int = Field(default=1200, ge=1)
+    replay_utterances: int = Field(default=1000, ge=1)
     """Everyday utterances in each epoch of the adaptation, so that everyday speech is not forgotten."""
     gate: GateConfig = GateConfig()
     """What the adapted model must show to be released."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -26,19 +26,18 @@ def content_share(*parts: object) -> float:
     return int(content_id(*parts), 16) / 2**64
 
 
-def evenly_by_category(items: Iterable[T], category: Callable[[T], str], name: Callable[[T], str]) -> list[T]:
+def evenly_by_category(items: Iterable[T], category: Callable[[T], str], rank: Callable[[T], Any]) -> list[T]:
     """The items in an order whose every prefix has the categories in the whole's proportions.
 
-    Within a category the order is by hash of the name: one item more moves hardly any other across a
-    border drawn through the list.
+    rank: what decides the order within a category, from an item.
 
-    >>> evenly_by_category(["a1", "a2", "b1", "b2"], lambda item: item[0], lambda item: item)[:2]
-    ['a2', 'b1']
+    >>> evenly_by_category(["a2", "a1", "b2", "b1"], lambda item: item[0], lambda item: item[1])
+    ['a1', 'b1', 'a2', 'b2']
     """
     groups: dict[str, list[T]] = {}
-    for item in sorted(items, key=lambda item: content_share("order", name(item))):
+    for item in sorted(items, key=lambda item: (rank(item), category(item))):
         groups.setdefault(category(item), []).append(item)
     placed = [
-        ((index + 0.5) / len(group), name(item), item) for group in groups.values() for index, item in enumerate(group)
+        ((index + 0.5) / len(group), name, item) for name, group in groups.items() for index, item in enumerate(group)
     ]
     return [item for _, _, item in sorted(placed, key=lambda entry: entry[:2])]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pipelines.lexicon.config import LexiconConfig
 from rayapp.errors import UserError
-from rayapp.ids import evenly_by_category
+from rayapp.ids import content_share, evenly_by_category
 from rayapp.records import Term
 
 SAMPLE = "data/medical_en.csv"
@@ -34,7 +34,7 @@ def open_lexicon(config: LexiconConfig) -> Lexicon:
             f"lexicon: take ({config.take}) and held_out ({config.held_out}) ask for {wanted} terms; "
             f"the lexicon has {len(terms)}. Lower one of them, or add terms"
         )
-    ordered = evenly_by_category(terms, lambda term: term.category, lambda term: term.text)
+    ordered = evenly_by_category(terms, lambda term: term.category, lambda term: content_share("lexicon", term.text))
     taught = ordered[: config.take] if config.take else ordered[: len(ordered) - config.held_out]
     return Lexicon(taught, ordered[len(taught) : len(taught) + config.held_out])
 

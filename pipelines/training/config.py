@@ -66,6 +66,8 @@ class LearningConfig(StepConfig):
     """Share of the steps in which the learning rate rises to its peak."""
     weight_decay: float = Field(default=1e-3, ge=0)
     """Of AdamW."""
+    label_noise: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the labels that the prediction network is shown wrongly, so that it listens instead of guessing."""
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     """Memory and precision."""
     workers: int = Field(default=2, ge=1)

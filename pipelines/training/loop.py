@@ -45,7 +45,9 @@ def train_on_this_rank(setup: dict[str, Any]) -> None:
     for epoch in range(math.ceil(total_steps / steps_per_epoch)):
         recogniser.module.train()
         started, audio_seconds = time.perf_counter(), 0.0
-        for rows in plan_epoch(corpus, epoch, config.batch_size, ranks, config.seed):
+        easy_start = epoch == 0 and config.model.recipe is not None
+        plan = plan_epoch(corpus, epoch, config.batch_size, ranks, config.seed, shortest_first=easy_start)
+        for rows in plan:
             if step == total_steps:
                 break
             loss = engine.loss(*corpus.batch(rows[rank].tolist()))
@@ -81,11 +83,11 @@ def train_on_this_rank(setup: dict[str, Any]) -> None:
 def _starting_model(config: TrainingConfig, tokenizer: Path | None) -> NemoTransducer:
     """The same on every rank: an earlier model, or a new one from the seed."""
     if config.model.path:
-        return NemoTransducer.load(config.model.path)
+        return NemoTransducer.load(config.model.path, label_noise=config.label_noise)
     assert config.model.recipe
     assert tokenizer
     torch.manual_seed(config.seed)
-    return NemoTransducer.build(recipe(config.model.recipe)(tokenizer))
+    return NemoTransducer.build(recipe(config.model.recipe)(tokenizer), config.label_noise)
 
 
 def _mean_over_ranks(value: torch.Tensor) -> float:

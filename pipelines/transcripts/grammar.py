@@ -7,6 +7,7 @@ slots themselves. `{term}` is where the lexicon's term goes.
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -91,6 +92,13 @@ def load_grammar(name: str, max_patterns: int | None = None, max_alternatives: i
     """`clinical_en` or `everyday_en`, whole or a part of it (see `TranscriptsConfig`)."""
     data = yaml.safe_load((files("pipelines.transcripts") / "grammar" / f"{name}.yaml").read_text("utf-8"))
     patterns = [Pattern(row["id"], row["text"], row.get("category")) for row in data["patterns"]]
-    ordered = evenly_by_category(patterns, lambda p: p.category or "", lambda p: p.pattern_id)
     slots = {slot: alternatives[:max_alternatives] for slot, alternatives in data["slots"].items()}
-    return Grammar(name, {p.pattern_id: p for p in ordered[:max_patterns]}, slots, data.get("spoken") or {})
+    shortest_first = evenly_by_category(patterns, lambda p: p.category or "", lambda p: (_words(p.text, slots), p.text))
+    return Grammar(name, {p.pattern_id: p for p in shortest_first[:max_patterns]}, slots, data.get("spoken") or {})
+
+
+def _words(text: str, slots: Mapping[str, Sequence[str]]) -> float:
+    """How many words a text has on average once its slots are filled."""
+    fixed = len(_SLOT.sub(" ", text).split())
+    filled = [statistics.mean(_words(a, slots) for a in slots.get(slot, ["term"])) for slot in _SLOT.findall(text)]
+    return fixed + sum(filled)

@@ -25,26 +25,27 @@ from rayapp.records import Audio
 class NemoTransducer:
     """An `EncDecRNNTBPEModel` behind the recogniser Protocol."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, label_noise: float = 0.0) -> None:
+        """label_noise: share of the labels that the prediction network is shown wrongly in training."""
         _use_cpu_loss(model)
         # The strided convolutions at the front are a third faster so on a CPU. The input is turned, not
         # the weights: DeepSpeed broadcasts parameters as bytes and needs them contiguous.
         first = next(m for m in model.encoder.pre_encode.modules() if isinstance(m, torch.nn.Conv2d))
         first.register_forward_pre_hook(_channels_last)
         self.model = model
-        self.module: torch.nn.Module = _LossModule(model)
+        self.module: torch.nn.Module = _LossModule(model, label_noise)
 
     @classmethod
-    def build(cls, config: dict[str, Any]) -> Self:
+    def build(cls, config: dict[str, Any], label_noise: float = 0.0) -> Self:
         """A new model, with random weights, from a NeMo configuration (see `rayapp.asr.recipes`)."""
         with _quiet_nemo():
             from nemo.collections.asr.models import EncDecRNNTBPEModel
             from omegaconf import OmegaConf
 
-            return cls(EncDecRNNTBPEModel(OmegaConf.create(config)))
+            return cls(EncDecRNNTBPEModel(OmegaConf.create(config)), label_noise)
 
     @classmethod
-    def load(cls, path: Path, device: str = "cpu") -> Self:
+    def load(cls, path: Path, device: str = "cpu", label_noise: float = 0.0) -> Self:
         """From a `.nemo` file. Raises `UserError` where it is missing or is no such file."""
         if not path.is_file():
             raise UserError(f"model file {path} does not exist")
@@ -56,7 +57,7 @@ class NemoTransducer:
             except Exception as error:
                 raise UserError(f"{path} is not a NeMo model that can be loaded: {error}") from error
         model.eval()
-        return cls(model)
+        return cls(model, label_noise)
 
     def tokenise(self, text: str) -> list[int]:
         tokens: list[int] = self.model.tokenizer.text_to_ids(plain_text(text))
@@ -105,9 +106,10 @@ def _channels_last(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -
 class _LossModule(torch.nn.Module):
     """The model as one module whose forward is the loss: what DeepSpeed and DDP want to wrap."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, label_noise: float) -> None:
         super().__init__()
         self.model = model
+        self.label_noise = label_noise
 
     def forward(
         self, audio: torch.Tensor, audio_lengths: torch.Tensor, tokens: torch.Tensor, token_lengths: torch.Tensor
@@ -115,12 +117,23 @@ class _LossModule(torch.nn.Module):
         """audio: (batch, samples). tokens: (batch, labels). Lengths: (batch,). Returns a scalar."""
         model = self.model
         encoded, encoded_lengths = model(input_signal=audio, input_signal_length=audio_lengths)
-        decoded, _, _ = model.decoder(targets=tokens, target_length=token_lengths)
+        decoded, _, _ = model.decoder(targets=self._shown(tokens), target_length=token_lengths)
         joint = model.joint(encoder_outputs=encoded, decoder_outputs=decoded)
         loss: torch.Tensor = model.loss(
             log_probs=joint, targets=tokens, input_lengths=encoded_lengths, target_lengths=token_lengths
         )
         return loss
+
+    def _shown(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What the prediction network sees: some of the labels replaced at random.
+
+        A small model learns the sentences by heart sooner than the sounds, and then writes what it
+        expects instead of what it hears. Where its history cannot be trusted, it has to listen.
+        """
+        if not self.label_noise or not self.training:
+            return tokens
+        wrong = torch.rand(tokens.shape, device=tokens.device) < self.label_noise
+        return torch.where(wrong, torch.randint_like(tokens, self.model.tokenizer.vocab_size), tokens)
 
 
 def _use_cpu_loss(model: Any) -> None:

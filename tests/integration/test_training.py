@@ -105,3 +105,14 @@ def test_settings_reach_deepspeed():
     settings = deepspeed_settings(config)
     assert settings["train_micro_batch_size_per_gpu"] == 3
     assert settings["zero_optimization"]["stage"] == config.deepspeed.zero_stage
+
+
+def test_the_prediction_network_is_shown_wrong_labels_in_training_only(small_model):
+    import torch
+
+    module = NemoTransducer.load(small_model / "model.nemo", label_noise=0.3).module
+    tokens = torch.full((50, 40), 7)
+    module.train()
+    assert (module._shown(tokens) != tokens).float().mean().item() == pytest.approx(0.3, abs=0.05)
+    module.eval()
+    assert torch.equal(module._shown(tokens), tokens)

@@ -50,6 +50,12 @@ def test_epochs_differ_and_each_is_the_same_again(corpus):
     assert not all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+def test_a_new_model_starts_with_short_sentences(corpus):
+    steps = plan_epoch(corpus, 0, batch_size=4, ranks=2, seed=0, shortest_first=True)
+    seconds = [corpus.durations[step].mean() for step in steps]
+    assert seconds == sorted(seconds)
+
+
 def test_scoring_leaves_no_row_out_and_takes_none_twice(corpus):
     rows = [row for rank in range(3) for batch in scoring_batches(corpus, rank, 3, batch_size=7) for row in batch]
     assert sorted(rows) == list(range(101))
