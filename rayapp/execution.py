@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -21,7 +21,10 @@ import pyarrow.parquet as pq
 
 from rayapp.errors import RejectedError, UserError
 from rayapp.records import PLAN_SCHEMA, Utterance, utterances_from_table, utterances_to_table
-from rayapp.stage import Stage
+from rayapp.stage import Resources, Stage
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 _logger = logging.getLogger(__name__)
 
@@ -30,8 +33,9 @@ _logger = logging.getLogger(__name__)
 class Group:
     """Stages that run one after the other in the same workers."""
 
-    stages: Sequence[Callable[[], Stage]]
-    """Each makes its stage, in the worker: what it opens or loads never travels."""
+    stages: Sequence[Any]
+    """Stage classes, or `partial`s of them with their settings. They are made in the worker: what a stage
+    opens or loads never travels."""
     workers: int = 1
 
 
@@ -63,8 +67,8 @@ def run_plan(
     shards: folder that all workers can write to. What it holds already is not made again.
     to_table: how finished utterances look in the shards; must keep `slot_id`, `status` and `reason`.
 
-    Raises `UserError` when more than `max_rejected_share` of the slots were rejected, naming the
-    leading reason.
+    Raises `UserError` when the groups want more CPUs than there are, or when more than `max_rejected_share` of
+    the slots were rejected, naming the leading reason.
     """
     import ray
 
@@ -74,15 +78,16 @@ def run_plan(
     summary.resumed = summary.committed
     yield summary
     if todo.num_rows:
+        _require_cpus(groups)
         dataset = ray.data.from_arrow(_blocks(todo, rows_per_block))
-        for number, group in enumerate(groups):
-            dataset = _add_group(dataset, group, f"{number}", rows_per_block)
+        for group in groups:
+            dataset = _add_group(dataset, group)
         dataset = dataset.map_batches(
             _commit,
             fn_kwargs={"shards": shards, "to_table": to_table},
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=0.1,
+            num_cpus=0,  # waits for the disk; must find room however busy the stages are
         )
         for receipts in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for receipt in receipts.to_pylist():
@@ -99,19 +104,38 @@ def run_plan(
         )
 
 
-def _add_group(dataset: Any, group: Group, name: str, rows_per_block: int) -> Any:
+def _require_cpus(groups: Sequence[Group]) -> None:
+    """Workers that find no room would wait for ever."""
     import ray
 
-    resources = [make.func.resources if hasattr(make, "func") else make.resources for make in group.stages]  # type: ignore[attr-defined]
+    wanted = sum(_resources(group).cpus * group.workers for group in groups)
+    there = ray.cluster_resources().get("CPU", 0.0)
+    if wanted > there:
+        workers = " + ".join(str(group.workers) for group in groups)
+        raise UserError(
+            f"{workers} workers want {wanted:g} CPUs; the cluster has {there:g}: lower the numbers of workers"
+        )
+
+
+def _resources(group: Group) -> Resources:
+    """What one worker of a group needs: its stages take turns, so the most that one of them needs."""
+    each = [getattr(stage, "func", stage).resources for stage in group.stages]
+    return Resources(max(r.cpus for r in each), max(r.gpus for r in each), max(r.memory_gb for r in each))
+
+
+def _add_group(dataset: Dataset, group: Group) -> Dataset:
+    import ray
+
+    resources = _resources(group)
     return dataset.map_batches(
         _Worker,
         fn_constructor_kwargs={"stages": group.stages},
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=group.workers),
-        num_cpus=max(r.cpus for r in resources),
-        num_gpus=max(r.gpus for r in resources) or None,
-        memory=int(max(r.memory_gb for r in resources) * 1e9),
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus or None,
+        memory=int(resources.memory_gb * 1e9),
     )
 
 

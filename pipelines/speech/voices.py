@@ -2,7 +2,9 @@
 
 espeak-ng makes speech in two ways: by its own formant synthesiser, and by a port of Klatt's. All
 speakers that use Klatt's are kept for one test: they show how far learning carries to a
-synthesiser never heard. Speakers that differ only in name or pitch stay on the same side.
+synthesiser never heard. Speakers that differ only in name or pitch stay on the same side. Those whose
+voices have breath (Alicia, f2, whisper and others) are left out: the library mixes into them what it
+finds in memory, so the same sentence is not the same audio twice.
 """
 
 TRAIN_ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc", "en-029")
@@ -10,11 +12,11 @@ TEST_ONLY_ACCENTS = ("en-gb-x-gbclan", "en-gb-x-gbcwmd")
 
 # fmt: off
 TRAIN_SPEAKERS = (
-    "Alex", "Alicia", "Andy", "Annie", "AnxiousAndy", "Demonic", "Denis", "Diogo", "Gene", "Gene2", "Henrique", "Hugo",
+    "Alex", "Andy", "Annie", "AnxiousAndy", "Denis", "Diogo", "Gene", "Gene2", "Henrique", "Hugo",
     "Lee", "Mario", "Michael", "Mike", "RicishayMax3", "Storm", "Tweaky", "anika", "anikaRobot", "antonio", "aunty",
-    "belinda", "boris", "croak", "ed", "f1", "f2", "f3", "f5", "grandpa", "gustave", "ian", "iven", "iven2", "iven3",
+    "belinda", "boris", "croak", "ed", "f1", "grandpa", "gustave", "ian", "iven", "iven2", "iven3",
     "john", "kaukovalta", "linda", "m1", "m2", "m3", "m4", "m7", "m8", "marcelo", "michel", "miguel", "norbert",
-    "pedro", "rob", "robosoft4", "robosoft5", "sandro", "shelby", "travis", "victor", "whisper", "zac",
+    "pedro", "rob", "robosoft4", "robosoft5", "shelby", "travis", "zac",
 )
 VALIDATION_SPEAKERS = ("Marco", "m6", "robosoft7")
 TEST_SPEAKERS = (
@@ -22,7 +24,7 @@ TEST_SPEAKERS = (
     "steph3",
 )
 KLATT_SPEAKERS = (
-    "Reed", "adam", "benjamin", "caleb", "david", "edward", "edward2", "klatt", "klatt2", "klatt3", "klatt4", "klatt5",
+    "adam", "benjamin", "david", "edward", "edward2", "klatt", "klatt2", "klatt3", "klatt4", "klatt5",
     "klatt6", "mike2",
 )
 # fmt: on

@@ -70,8 +70,8 @@ def _run(config: QuickstartConfig, output: Output) -> tuple[dict[str, Any], Outc
 
     started = time.perf_counter()
     with PeakMemory() as memory:
-        with output.step("ray", "starting Ray and importing NeMo"):
-            from pipelines.quickstart import adapt  # imports NeMo
+        with output.step("ray", "starting Ray"):
+            from pipelines.quickstart import adapt
 
             session = ray_session()
             session.__enter__()

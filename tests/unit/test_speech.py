@@ -8,6 +8,7 @@ import pytest
 from pipelines.speech.config import SpeechConfig, VoicesConfig
 from pipelines.speech.espeak import speak
 from pipelines.speech.speak import Speak, check_voices
+from pipelines.speech.voices import KLATT_SPEAKERS
 from rayapp.errors import RejectedError, UserError
 from rayapp.records import SAMPLE_RATE_HZ, Transcript, Utterance
 
@@ -53,6 +54,20 @@ def test_the_same_slot_sounds_the_same_in_another_process(slot):
     )
     there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
     assert hashlib.sha256(here.tobytes()).hexdigest() == there
+
+
+def test_every_default_voice_is_the_same_whatever_was_said_before():
+    speakers = VoicesConfig().train_speakers + VoicesConfig().test_speakers + KLATT_SPEAKERS
+    sentence = "Who is watching the kids on Saturday?"
+
+    def digests(order):
+        keep = []
+        for speaker in order:
+            keep.append(bytes(len(speaker) * 10_000))  # other memory lies about the second time
+            audio = speak(sentence, f"en-gb-x-rp+{speaker}", rate_wpm=185, pitch=50)
+            yield speaker, hashlib.sha256(audio.tobytes()).hexdigest()
+
+    assert dict(digests(speakers)) == dict(digests(speakers[::-1]))
 
 
 def test_every_default_voice_exists():
