@@ -14,7 +14,7 @@ from pipelines.lexicon.config import LexiconConfig
 from pipelines.manifests.config import ManifestsConfig, SizesConfig
 from pipelines.release.config import GateConfig
 from pipelines.speech.config import SpeechConfig
-from pipelines.training.config import LearningConfig, ModelConfig, SourceConfig, TrainingConfig
+from pipelines.training.config import DeepSpeedConfig, LearningConfig, ModelConfig, SourceConfig, TrainingConfig
 from pipelines.transcripts.config import TranscriptsConfig
 from rayapp.config import StepConfig
 
@@ -47,6 +47,10 @@ class ServedModelConfig(StepConfig):
     """Port to listen on; without it, one that is free."""
 
 
+_NO_SHARDING = DeepSpeedConfig(zero_stage=0)
+"""A small model has little state to share out over the ranks, and sharing it costs a fifth of the time."""
+
+
 class QuickstartConfig(StepConfig):
     """The whole way on one machine: settings of each step, without the folders, which `workdir` decides."""
 
@@ -76,11 +80,11 @@ class QuickstartConfig(StepConfig):
     """How much everyday speech the base model is taught."""
     medical: SizesConfig = SizesConfig()
     """How much medical speech is made."""
-    base_training: LearningConfig = LearningConfig(epochs=4, batch_size=4, learning_rate=3e-3)
+    base_training: LearningConfig = LearningConfig(epochs=3, batch_size=4, learning_rate=3e-3, deepspeed=_NO_SHARDING)
     """How the base model learns everyday speech."""
-    training: LearningConfig = LearningConfig(epochs=5, batch_size=4, learning_rate=2.5e-3)
+    training: LearningConfig = LearningConfig(epochs=5, batch_size=4, learning_rate=2.5e-3, deepspeed=_NO_SHARDING)
     """How it is adapted to the medical speech."""
-    replay_utterances: int = Field(default=1000, ge=1)
+    replay_utterances: int = Field(default=1500, ge=1)
     """Everyday utterances in each epoch of the adaptation, so that everyday speech is not forgotten."""
     gate: GateConfig = GateConfig()
     """What the adapted model must show to be released."""

@@ -65,6 +65,10 @@ class Manifest:
             columns=list(columns) if columns else None, batch_size=batch_size, batch_readahead=2, fragment_readahead=1
         )
 
+    def take(self, split: str, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """The rows with these numbers, in order; reads no others than their row groups."""
+        return self._dataset(split).take(list(rows), columns=list(columns))
+
     def count(self, split: str) -> int:
         return self._dataset(split).count_rows() if split in self._shards else 0
 

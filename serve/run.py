@@ -33,7 +33,10 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
 
     model = resolve_model(config, home)
     require_free_port(config.host, config.port)
-    start(http_options={"host": config.host, "port": config.port}, logging_config={"enable_access_log": False})
+    start(
+        http_options={"host": config.host, "port": config.port},
+        logging_config={"enable_access_log": False, "log_level": "ERROR"},
+    )
     try:
         run(build(config, model), name="rayapp", route_prefix="/")
         yield f"http://{config.host}:{config.port}/v1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,25 +57,30 @@ def evaluate(config: EvaluationConfig, progress: Progress = lambda done, total: 
 
 
 def _transcribe(config: EvaluationConfig, manifest: Manifest, progress: Progress) -> pa.Table:
-    """What both models hear: the manifest's columns with `before` and `after`."""
+    """What both models hear: the manifest's columns with `before` and `after`.
+
+    Workers are told which rows to read, and read them: separate reading tasks would need CPUs of their
+    own, and wait for ever on a machine whose CPUs the workers have.
+    """
     import ray
 
-    shards = [shard for split in config.splits for shard in manifest.shards(split)]
-    total = sum(manifest.count(split) for split in config.splits)
-    dataset = ray.data.read_parquet(
-        shards,
-        filesystem=manifest.filesystem,
-        columns=[*_COLUMNS, "audio"],
-        override_num_blocks=-(-total // _ROWS_PER_TASK),
-    ).map_batches(
+    blocks = [
+        pa.table({"split": [split] * len(rows), "row": rows})
+        for split in config.splits
+        for rows in _slices(manifest.count(split))
+    ]
+    total = sum(block.num_rows for block in blocks)
+    dataset = ray.data.from_arrow(blocks).map_batches(
         _Transcriber,
-        fn_constructor_kwargs={"paths": {"before": config.before.absolute(), "after": config.after.absolute()}},
-        batch_size=_ROWS_PER_TASK,
+        fn_constructor_kwargs={
+            "location": config.manifest.absolute(),
+            "models": {"before": config.before.absolute(), "after": config.after.absolute()},
+        },
+        batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=config.workers),
-        num_cpus=0.8,  # the reading tasks need what is left over
+        num_cpus=1,
         num_gpus=config.gpus_per_worker or None,
-        memory=2_000_000_000,
     )
     tables = []
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -84,18 +89,26 @@ def _transcribe(config: EvaluationConfig, manifest: Manifest, progress: Progress
     return pa.concat_tables(tables).sort_by("utterance_id")
 
 
+def _slices(count: int) -> Iterator[list[int]]:
+    for start in range(0, count, _ROWS_PER_TASK):
+        yield list(range(start, min(start + _ROWS_PER_TASK, count)))
+
+
 class _Transcriber:
     """Both models in one worker: NeMo is imported once, and each audio is decoded once."""
 
-    def __init__(self, paths: dict[str, Path]) -> None:
+    def __init__(self, location: Path, models: dict[str, Path]) -> None:
         from rayapp.asr.nemo import NemoTransducer
 
-        self.recognisers = {name: NemoTransducer.load(path) for name, path in paths.items()}
+        self.manifest = Manifest(location)
+        self.recognisers = {name: NemoTransducer.load(path) for name, path in models.items()}
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """rows: `split` (one for all of them) and `row`."""
         from rayapp.asr.batching import transcribe_all
         from rayapp.audio.codec import decode
 
+        table = self.manifest.take(rows["split"][0].as_py(), rows["row"].to_pylist(), [*_COLUMNS, "audio"])
         audio = [decode(row["bytes"]) for row in table["audio"].to_pylist()]
         table = table.drop_columns(["audio"])
         for name, recogniser in self.recognisers.items():
