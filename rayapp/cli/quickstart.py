@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,18 +70,15 @@ def _run(config: QuickstartConfig, output: Output) -> tuple[dict[str, Any], Outc
     save_config(config, config.workdir)
 
     started = time.perf_counter()
-    with PeakMemory() as memory:
+    with contextlib.ExitStack() as stack:
+        memory = stack.enter_context(PeakMemory())
         with output.step("ray", "starting Ray"):
             from pipelines.quickstart import adapt
 
-            session = ray_session()
-            session.__enter__()
-        try:
-            outcome = adapt(config, cache_folder(), output)
-            with output.step("serving", "serving the champion and asking it about a recording"):
-                served, reference = _ask(config, outcome, port)
-        finally:
-            session.__exit__(None, None, None)
+            stack.enter_context(ray_session())
+        outcome = adapt(config, cache_folder(), output)
+        with output.step("serving", "serving the champion and asking it about a recording"):
+            served, reference = _ask(config, outcome, port)
     figures = outcome.figures
     values = {
         "term_recall_before": figures["test"]["term_recall"]["before"][0],

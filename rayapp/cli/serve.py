@@ -36,6 +36,7 @@ def command(
 
         config = load_config(ServeConfig, config_file, overrides or [])
 
+        import contextlib
         import signal
 
         from rayapp.ray_session import ray_session
@@ -43,15 +44,12 @@ def command(
 
         resolve_model(config, home)
         require_free_port(config.host, config.port)
-        with ray_session(address):
+        with contextlib.ExitStack() as stack:
             with output.step("serve", f"starting {config.model_name}"):
-                service = serving(config, home)
-                url = service.__enter__()
-            try:
-                listening = f"{config.model_name} listens at {url}; Ctrl-C stops it"
-                output.result({"url": url, "model": config.model_name}, listening)
+                stack.enter_context(ray_session(address))
+                url = stack.enter_context(serving(config, home))
+            listening = f"{config.model_name} listens at {url}; Ctrl-C stops it"
+            output.result({"url": url, "model": config.model_name}, listening)
+            with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
                 signal.pause()
-            except KeyboardInterrupt:
-                output.console.print("stopping")
-            finally:
-                service.__exit__(None, None, None)
+            output.console.print("stopping")
