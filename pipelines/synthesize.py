@@ -61,7 +61,7 @@ def synthesize(config: SynthesisConfig, progress: Progress = lambda done, total:
     with published_folder(config.output, key, resume=True) as folder:
         save_config(config, folder)
         pq.write_table(plan, folder / "plan.parquet")
-        blocks = folder / "blocks"
+        blocks = folder.absolute() / "blocks"
         for summary in run_plan(
             plan, groups(config), blocks, manifest_table, max_rejected_share=config.manifests.max_rejected_share
         ):

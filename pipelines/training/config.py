@@ -91,3 +91,18 @@ class TrainingConfig(LearningConfig):
     """Manifests whose word error rate is measured after each epoch."""
     model: ModelConfig
     """What to start from."""
+
+    def for_workers(self) -> Self:
+        """The same with absolute paths: Ray Train puts each worker into a folder of its own."""
+
+        def located(sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
+            return tuple(source.model_copy(update={"manifest": source.manifest.absolute()}) for source in sources)
+
+        path = self.model.path and self.model.path.absolute()
+        return self.model_copy(
+            update={
+                "sources": located(self.sources),
+                "validation": located(self.validation),
+                "model": self.model.model_copy(update={"path": path}),
+            }
+        )

@@ -56,7 +56,12 @@ def train(config: TrainingConfig, home: Path, progress: Progress = lambda done, 
         relay = ray.remote(num_cpus=0)(_Relay).remote()
         trainer = TorchTrainer(
             train_on_this_rank,
-            train_loop_config={"config": config, "tokenizer": tokenizer, "staging": staging.absolute(), "relay": relay},
+            train_loop_config={
+                "config": config.for_workers(),
+                "tokenizer": tokenizer,
+                "staging": staging.absolute(),
+                "relay": relay,
+            },
             torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=config.workers,

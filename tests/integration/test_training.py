@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -45,12 +46,16 @@ def test_the_saved_model_hears_the_same_after_loading(small_model, small_manifes
     assert [heard.text for heard in copy.transcribe(audio)] == together
 
 
-def test_adapting_starts_from_the_earlier_model_and_mixes_its_sources(ray, small_model, small_manifest, tmp_path):
+def test_adapting_starts_from_the_earlier_model_and_mixes_its_sources(
+    ray, small_model, small_manifest, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(small_manifest.parent)
+    relative = Path(small_manifest.name)  # as in a configuration file; workers run elsewhere
     config = TrainingConfig(
         output=tmp_path / "adapted",
         sources=(
-            SourceConfig(manifest=small_manifest),
-            SourceConfig(manifest=small_manifest, split="test_general", utterances=3),
+            SourceConfig(manifest=relative),
+            SourceConfig(manifest=relative, split="test_general", utterances=3),
         ),
         model=ModelConfig(path=small_model / "model.nemo"),
         max_steps=2,
