@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.augmentation.microphone import Record
@@ -13,11 +15,13 @@ from pipelines.augmentation.room import PlayInRoom
 from pipelines.config import SynthesisConfig
 from pipelines.lexicon.terms import open_lexicon
 from pipelines.manifests.write import gather_shards, manifest_table, write_card
-from pipelines.plan import plan_slots
+from pipelines.plan import CLINICAL, EVERYDAY, plan_slots
 from pipelines.speech.speak import Speak, check_pronounceable, check_voices
+from pipelines.transcripts.grammar import load_grammar
 from pipelines.transcripts.write import WriteTranscript
 from rayapp.config import save_config
 from rayapp.execution import Group, Summary, run_plan
+from rayapp.ids import content_id
 from rayapp.records import slots_to_table
 from rayapp.storage import key_of, published_folder, step_key
 
@@ -40,6 +44,18 @@ def groups(config: SynthesisConfig) -> list[Group]:
     ]
 
 
+def _key(config: SynthesisConfig, plan: pa.Table) -> str:
+    """Changes with the settings, with what the lexicon and the grammar hold, and with the stages' versions."""
+    versions = [(stage.name, stage.version) for group in groups(config) for stage in map(_class_of, group.stages)]
+    grammars = [repr(load_grammar(style)) for style in (CLINICAL, EVERYDAY)]
+    return content_id(step_key(config), plan.to_pylist(), grammars, versions)
+
+
+def _class_of(stage: Any) -> Any:
+    """Of a stage class, or of a `partial` that makes one."""
+    return getattr(stage, "func", stage)
+
+
 def synthesize(config: SynthesisConfig, progress: Progress = lambda done, total: None) -> Summary | None:
     """Make the manifest at `config.output`; None where it is there already. Needs a running Ray.
 
@@ -47,17 +63,17 @@ def synthesize(config: SynthesisConfig, progress: Progress = lambda done, total:
 
     Raises `UserError` for a lexicon, voice or folder that will not do, before anything is made.
     """
-    key = step_key(config)
+    lexicon = open_lexicon(config.lexicon)
+    plan = slots_to_table(plan_slots(config, lexicon))
+    key = _key(config, plan)
     if key_of(config.output) == key:
         return None
-    lexicon = open_lexicon(config.lexicon)
     check_pronounceable([*lexicon.taught, *lexicon.held_out])
     voices = config.speech.voices
     check_voices(sorted({f"{a}+m3" for a in voices.train_accents + voices.test_accents}))
     speakers = voices.train_speakers + voices.validation_speakers + voices.test_speakers
     check_voices([f"en-us+{s}" for s in speakers + voices.other_synthesiser_speakers])
 
-    plan = slots_to_table(plan_slots(config, lexicon))
     with published_folder(config.output, key, resume=True) as folder:
         save_config(config, folder)
         pq.write_table(plan, folder / "plan.parquet")

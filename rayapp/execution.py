@@ -8,7 +8,7 @@ was killed goes on with the slots that no shard holds.
 from __future__ import annotations
 
 import logging
-import uuid
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from rayapp.errors import RejectedError, UserError
+from rayapp.ids import content_id
 from rayapp.records import PLAN_SCHEMA, Utterance, utterances_from_table, utterances_to_table
 from rayapp.stage import Resources, Stage
 
@@ -98,6 +99,7 @@ def run_plan(
     rejected = summary.rejections.total()
     if rejected > max_rejected_share * plan.num_rows:
         reason, count = summary.rejections.most_common(1)[0]
+        shutil.rmtree(shards)  # or the next try would find the same rejections
         raise UserError(
             f"{rejected} of {plan.num_rows} utterances were rejected, more than the {max_rejected_share:.0%} allowed; "
             f"the leading reason ({count} times): {reason}"
@@ -167,7 +169,7 @@ def run_stages(stages: Sequence[Stage], utterance: Utterance) -> Utterance:
 def _commit(table: pa.Table, shards: Path, to_table: ToTable) -> pa.Table:
     """Write a block as a shard: under another name first, so that a shard is whole or absent."""
     finished = to_table(utterances_from_table(table))
-    name = uuid.uuid4().hex
+    name = content_id(finished["slot_id"].to_pylist())  # a task that Ray repeats writes the same shard again
     pq.write_table(finished, shards / f".{name}.tmp")
     (shards / f".{name}.tmp").rename(shards / f"{name}.parquet")
     return pa.Table.from_pylist([_receipt(finished)])

@@ -61,6 +61,9 @@ def published_folder(location: Path, key: str, *, resume: bool = False) -> Itera
 
     Raises `UserError` where the disk is full or may not be written.
     """
+    location = location.absolute()
+    if location.exists() and key_of(location) is None and (not location.is_dir() or any(location.iterdir())):
+        raise UserError(f"{location} exists and was not made by rayapp; it would be replaced: choose another folder")
     staging = location.with_name(f".{location.name}.{key}.partial")
     try:
         if not resume:

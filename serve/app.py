@@ -90,7 +90,8 @@ class _Transcriptions:
     ) -> Response:
         self._require_model(model)
         audio = await asyncio.to_thread(self._decode, await self._read(file))
-        heard = await self.recogniser.transcribe.remote((audio * 32767).astype(np.int16))
+        samples = (np.clip(np.nan_to_num(audio), -1, 1) * 32767).astype(np.int16)  # decoders overshoot full scale
+        heard = await self.recogniser.transcribe.remote(samples)
         seconds = round(len(audio) / SAMPLE_RATE_HZ, 3)
         if response_format == "text":
             return PlainTextResponse(heard["text"] + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,12 +47,13 @@ METRICS = ("wer", "cer", "term_recall")
 
 
 def normalise(text: str) -> str:
-    """What does not count as an error: case, punctuation outside of codes, hyphens, spacing.
+    """What does not count as an error: case, accents, punctuation outside of codes, hyphens, spacing.
 
     >>> normalise("Follow-up for E11.9, please.")
     'follow up for e11.9 please'
     """
-    kept = re.sub(r"[^\w'. ]+", " ", text.casefold().replace("-", " "))
+    letters = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    kept = re.sub(r"[^\w'. ]+", " ", letters.casefold().replace("-", " "))
     return " ".join(re.sub(r"\.(?!\d)", " ", kept).split())
 
 

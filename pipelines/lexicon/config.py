@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import Field
+
 from rayapp.config import StepConfig
 
 
@@ -12,7 +14,7 @@ class LexiconConfig(StepConfig):
 
     path: Path | None = None
     """CSV with the columns text, category, language, pronunciation, weight; without it, the packaged sample."""
-    take: int | None = None
+    take: int | None = Field(default=None, ge=1)
     """Teach this many terms, drawn evenly over the categories; without it, all that are not held out."""
-    held_out: int = 0
+    held_out: int = Field(default=0, ge=0)
     """Never teach this many further terms: they make the test of unseen terms."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import unicodedata
 from importlib.resources import files
 from pathlib import Path
@@ -49,7 +50,7 @@ def read_terms(path: Path | None = None) -> list[Term]:
         raise UserError(f"lexicon {name} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"lexicon {name} cannot be read as UTF-8 text: {error}") from None
-    rows = csv.DictReader(text.splitlines())
+    rows = csv.DictReader(io.StringIO(text, newline=""))
     if "text" not in (rows.fieldnames or []):
         raise UserError(
             f"lexicon {name} needs a header with a column named text; it has {rows.fieldnames or 'no lines at all'}"

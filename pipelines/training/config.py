@@ -41,8 +41,8 @@ class ModelConfig(StepConfig):
 class DeepSpeedConfig(StepConfig):
     """Settings that go to DeepSpeed."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    """What is shared out over the ranks: nothing, optimizer state, and gradients, and parameters."""
+    zero_stage: Literal[0, 1, 2] = 1
+    """What is shared out over the ranks: nothing, optimizer state, or that and gradients."""
     gradient_clipping: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)

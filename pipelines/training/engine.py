@@ -34,7 +34,7 @@ class DeepSpeedEngine:
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=config.learning_rate,
-            total_steps=max(total_steps, 2) + 1,
+            total_steps=max(total_steps // config.deepspeed.gradient_accumulation_steps, 2) + 1,
             pct_start=config.warmup_share,
             div_factor=20,
             final_div_factor=50,

@@ -1,4 +1,4 @@
-"""Well-known models that can be named instead of a path."""
+"""Well-known public models, and what they need. To use one, fetch its `.nemo` and give the path."""
 
 from __future__ import annotations
 

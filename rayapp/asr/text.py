@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 
 def plain_text(text: str) -> str:
@@ -11,5 +12,6 @@ def plain_text(text: str) -> str:
     >>> plain_text("Patient's A1C was E11.9, okay?")
     "patient's a1c was e11.9 okay"
     """
-    kept = re.sub(r"[^a-z0-9'. ]+", " ", text.lower().replace("-", " "))
+    letters = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    kept = re.sub(r"[^a-z0-9'. ]+", " ", letters.lower().replace("-", " "))
     return " ".join(re.sub(r"\.(?!\d)", " ", kept).split())

@@ -42,7 +42,7 @@ def command(
     downloaded, no GPU is needed, and it takes some ten minutes on two cores. A second run skips
     what is done; Ctrl-C stops it at any time.
 
-    Example: `rayapp quickstart --set lexicon.path=my_terms.csv --set lexicon.take=40`
+    Example: `rayapp quickstart --set lexicon.path=my_terms.csv --set lexicon.take=40 --set lexicon.held_out=10`
     """
     with command_output(as_json) as output:
         from pipelines.config import QuickstartConfig
@@ -143,4 +143,4 @@ def _shown(values: dict[str, Any], outcome: Outcome) -> Iterator[RenderableType]
     )
     yield f"report: {values['report']}\n"
     yield "Next: open the report and listen; `rayapp models`; `rayapp serve` keeps the champion running;"
-    yield "`rayapp quickstart --set lexicon.path=my_terms.csv` teaches it your own words."
+    yield "`docs/tutorial/first-run.md` says how to teach it your own words."

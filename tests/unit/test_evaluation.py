@@ -34,6 +34,7 @@ def test_empty_texts_are_counted_and_never_divide_by_zero():
         ("brachial plexus injury", "brachial plexus", True),
         ("coded e11.9 today", "E11.9", True),
         ("coded e11 9 today", "E11.9", False),
+        ("suspected sjogren syndrome", "Sjögren", True),
     ],
 )
 def test_a_term_is_heard_when_its_words_stand_in_the_text(text, term, found):

@@ -38,6 +38,7 @@ def test_without_take_all_terms_are_taught_but_those_held_out(lexicon_file):
         ("losartan,drug,,,\nLosartan,drug,,,\n", r"line 3: 'Losartan' stands in line 2 already"),
         ("losar\x07tan,drug,,,\n", r"line 2: .*control character \(U\+0007\)"),
         ("losar\u200btan,drug,,,\n", r"control character \(U\+200B\)"),
+        ("losar\x0btan,drug,,,\n", r"control character \(U\+000B\)"),
         (",drug,,,\n", "line 2: the text is empty"),
         ("losartan,drug,,,heavy\n", "weight of 'losartan' is 'heavy'; it must be a number above 0"),
         ("losartan,drug,,,-1\n", "it must be a number above 0"),
