@@ -1,7 +1,7 @@
-"""Token-and-duration transducer (TDT) loss in plain PyTorch, fast on a CPU.
+"""Token-and-duration transducer (TDT) loss that is fast on a CPU.
 
-NeMo's own TDT loss is a CUDA kernel. This one needs no compiler and no GPU: it works out the
-forward and backward variables frame by frame, vectorised over batch and labels, and returns the
+NeMo's own TDT loss is a CUDA kernel. This one works out the forward and backward variables in two
+small loops that numba compiles, leaves what is as wide as the vocabulary to PyTorch, and returns the
 exact gradient instead of recording thousands of small operations for autograd.
 
 Source: Xu et al., "Efficient Sequence Transduction by Jointly Predicting Tokens and Durations"
@@ -10,11 +10,17 @@ Source: Xu et al., "Efficient Sequence Transduction by Jointly Predicting Tokens
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _UNREACHABLE = -1e30
 """Log probability of what cannot be; finite, so that differences of it stay numbers."""
@@ -39,8 +45,8 @@ def tdt_loss(
     sigma: logit under-normalisation (TDT section 3.3): each token costs this much more, which
         favours long durations.
 
-    Returns (batch,), in the dtype of the logits. Infinite-like (> 1e29) where the frames are too few
-    for the labels.
+    Returns (batch,), in the dtype of the logits. Infinite-like (> 1e29), without a gradient, where the
+    frames are too few for the labels. Raises `ValueError` for logits that are not on the CPU.
 
     >>> zeros = torch.zeros(1, 1, 1, 3), torch.zeros(1, 1, 1, 2)  # one frame, no label
     >>> loss = tdt_loss(*zeros, torch.zeros(1, 0, dtype=int), torch.tensor([1]), torch.tensor([0]),
@@ -52,6 +58,8 @@ def tdt_loss(
         raise ValueError(f"durations must rise from 0 or above, without repeats; got {list(durations)}")
     if durations[-1] == 0:
         raise ValueError("durations must hold one above 0, or no blank could end the utterance; got [0]")
+    if token_logits.device.type != "cpu":
+        raise ValueError(f"this loss is for the CPU; the logits are on {token_logits.device}: use NeMo's kernel there")
     loss: Tensor = _Transducer.apply(  # type: ignore[no-untyped-call]
         token_logits, duration_logits, labels, frame_lengths, label_lengths, blank, tuple(durations), sigma
     )
@@ -126,23 +134,25 @@ class _Transducer(torch.autograd.Function):
         blank_arcs, label_arcs = _arcs(
             token_logits, token_norm, duration_log_probs, labels, label_lengths, blank, durations, sigma
         )
-        alpha = _alpha(blank_arcs, label_arcs, durations)
-        total = _end(alpha, blank_arcs, frame_lengths, label_lengths, durations)
+        alpha, total = _forward_variables(
+            blank_arcs.numpy(), label_arcs.numpy(), frame_lengths.numpy(), label_lengths.numpy(), np.array(durations)
+        )
         ctx.save_for_backward(
-            token_logits, token_norm, duration_log_probs, labels, frame_lengths, label_lengths,
-            blank_arcs, label_arcs, alpha, total,
-        )  # fmt: skip
-        ctx.blank, ctx.durations = blank, durations
-        return -total
+            token_logits, token_norm, duration_log_probs, labels, frame_lengths, label_lengths, blank_arcs, label_arcs
+        )
+        ctx.blank, ctx.durations, ctx.alpha, ctx.total = blank, durations, alpha, total
+        return torch.from_numpy(-total).to(token_logits.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        (token_logits, token_norm, duration_log_probs, labels, frame_lengths, label_lengths,
-         blank_arcs, label_arcs, alpha, total) = ctx.saved_tensors  # fmt: skip
-        betas = _beta(blank_arcs, label_arcs, frame_lengths, label_lengths, ctx.durations)
-        blank_use, label_use = _occupancies(alpha, betas, blank_arcs, label_arcs, total, ctx.durations)
-        scale = grad_loss[:, None, None, None]
-        blank_use, label_use = blank_use * scale, label_use * scale
+        token_logits, token_norm, duration_log_probs, labels, frame_lengths, label_lengths, *arcs = ctx.saved_tensors
+        blank_use, label_use = (
+            torch.from_numpy(use).to(token_logits.dtype) * grad_loss[:, None, None, None]
+            for use in _occupancies(
+                ctx.alpha, ctx.total, *(arc.numpy() for arc in arcs), frame_lengths.numpy(), label_lengths.numpy(),
+                np.array(ctx.durations),
+            )
+        )  # fmt: skip
 
         # d(-log p)/d(logit) of a softmax output is use_of_all * softmax - use_of_this.
         blank_total, label_total = blank_use.sum(-1), label_use.sum(-1)
@@ -196,103 +206,94 @@ def _arcs(
     return blank_arcs, label_log_probs[..., None] + duration_log_probs
 
 
-def _alpha(blank_arcs: Tensor, label_arcs: Tensor, durations: tuple[int, ...]) -> Tensor:
-    """alpha[b, t, u]: log probability of all ways from the start to frame t with u labels out (TDT eq. 6)."""
-    batch, frames, states, _ = blank_arcs.shape
-    alpha = blank_arcs.new_full((batch, frames, states), _UNREACHABLE)
-    for t in range(frames):
-        ways = []
-        if t == 0:
-            start = blank_arcs.new_full((batch, states), _UNREACHABLE)
-            start[:, 0] = 0.0
-            ways.append(start)
-        for k, d in enumerate(durations):
-            if d == 0 or d > t:
-                continue
-            source = alpha[:, t - d]
-            ways.append(source + blank_arcs[:, t - d, :, k])
-            ways.append(_shift_right(source + label_arcs[:, t - d, :, k]))
-        here = torch.logsumexp(torch.stack(ways), 0) if ways else alpha[:, t]
-        alpha[:, t] = _emit_within_frame(here, label_arcs[:, t, :, 0]) if durations[0] == 0 else here
-    return alpha
+@numba.njit(cache=True, nogil=True)
+def _forward_variables(
+    blank_arcs: NDArray[Any],
+    label_arcs: NDArray[Any],
+    frame_lengths: NDArray[np.int64],
+    label_lengths: NDArray[np.int64],
+    durations: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """alpha[b, t, u]: log probability of all ways from the start to frame t with u labels out (TDT eq. 6).
 
-
-def _beta(
-    blank_arcs: Tensor, label_arcs: Tensor, frame_lengths: Tensor, label_lengths: Tensor, durations: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """beta[b, t, u]: log probability of all ways from frame t with u labels out to the end (TDT eq. 7).
-
-    Returns (batch, frames + durations[-1], labels + 1) twice: as a label finds it on arriving, and as
-    a blank does. They differ at the end itself, an utterance's own length, which only a blank may reach.
+    Returns alpha, (batch, frames, labels + 1), and the log probability of all alignments, (batch,): each
+    ends by a blank whose duration meets the end.
     """
-    batch, frames, states, _ = blank_arcs.shape
-    after_label = blank_arcs.new_full((batch, frames + durations[-1], states), _UNREACHABLE)
-    after_blank = after_label.clone()
-    after_blank[torch.arange(batch, device=after_blank.device), frame_lengths, label_lengths] = 0.0
-    for t in range(frames - 1, -1, -1):
-        ways = []
-        for k, d in enumerate(durations):
-            if d == 0:
-                continue
-            ways.append(after_blank[:, t + d] + blank_arcs[:, t, :, k])
-            ways.append(_shift_left(after_label[:, t + d]) + label_arcs[:, t, :, k])
-        here = torch.logsumexp(torch.stack(ways), 0)
-        if durations[0] == 0:
-            steps = _shift_left(label_arcs[:, t, :, 0].flip(-1))
-            here = _emit_within_frame(here.flip(-1), steps).flip(-1)
-        inside = (t < frame_lengths)[:, None]
-        after_label[:, t] = torch.where(inside, here, after_label[:, t])
-        after_blank[:, t] = torch.where(inside, here, after_blank[:, t])
-    return after_label, after_blank
+    batch, frames, states, kinds = blank_arcs.shape
+    alpha = np.full((batch, frames, states), _UNREACHABLE)
+    total = np.empty(batch)
+    ways = np.empty(2 * kinds + 1)
+    for b in range(batch):
+        last_frame, last_label = frame_lengths[b], label_lengths[b]
+        for t in range(last_frame):
+            for u in range(last_label + 1):
+                ways[-1] = 0.0 if t == 0 and u == 0 else _UNREACHABLE
+                for k in range(kinds):
+                    source = t - durations[k]
+                    ways[2 * k] = ways[2 * k + 1] = _UNREACHABLE
+                    if source >= 0:
+                        if durations[k] > 0:
+                            ways[2 * k] = alpha[b, source, u] + blank_arcs[b, source, u, k]
+                        if u > 0:
+                            ways[2 * k + 1] = alpha[b, source, u - 1] + label_arcs[b, source, u - 1, k]
+                alpha[b, t, u] = _log_sum_exp(ways)
+        ways[:] = _UNREACHABLE
+        for k in range(kinds):
+            source = last_frame - durations[k]
+            if durations[k] > 0 and source >= 0:
+                ways[k] = alpha[b, source, last_label] + blank_arcs[b, source, last_label, k]
+        total[b] = _log_sum_exp(ways)
+    return alpha, total
 
 
+@numba.njit(cache=True, nogil=True)
 def _occupancies(
-    alpha: Tensor,
-    betas: tuple[Tensor, Tensor],
-    blank_arcs: Tensor,
-    label_arcs: Tensor,
-    total: Tensor,
-    durations: tuple[int, ...],
-) -> tuple[Tensor, Tensor]:
-    """Posterior probability of each arc: (batch, frames, labels + 1, durations) for blanks and for labels."""
-    frames = alpha.shape[1]
-    after_label, after_blank = betas
-    source = (alpha - total[:, None, None])[..., None]
-    blank_ends = torch.stack([after_blank[:, d : d + frames] for d in durations], -1)
-    label_ends = torch.stack([_shift_left(after_label[:, d : d + frames]) for d in durations], -1)
-    return (source + blank_arcs + blank_ends).exp(), (source + label_arcs + label_ends).exp()
+    alpha: NDArray[np.float64],
+    total: NDArray[np.float64],
+    blank_arcs: NDArray[Any],
+    label_arcs: NDArray[Any],
+    frame_lengths: NDArray[np.int64],
+    label_lengths: NDArray[np.int64],
+    durations: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Posterior probability of each arc: (batch, frames, labels + 1, durations) for blanks and for labels.
 
-
-def _end(
-    alpha: Tensor, blank_arcs: Tensor, frame_lengths: Tensor, label_lengths: Tensor, durations: tuple[int, ...]
-) -> Tensor:
-    """Log probability of all alignments, (batch,): each ends by a blank whose duration meets the end."""
-    rows = torch.arange(alpha.shape[0], device=alpha.device)
-    ways = []
-    for k, d in enumerate(durations):
-        if d == 0:
-            continue
-        last = (frame_lengths - d).clamp(min=0)
-        way = alpha[rows, last, label_lengths] + blank_arcs[rows, last, label_lengths, k]
-        ways.append(way.masked_fill(frame_lengths < d, _UNREACHABLE))
-    return torch.logsumexp(torch.stack(ways), 0)
-
-
-def _emit_within_frame(arriving: Tensor, steps: Tensor) -> Tensor:
-    """Solve x[u] = logaddexp(arriving[u], x[u - 1] + steps[u - 1]) along the last axis, without a loop.
-
-    With c[u] = steps[0] + … + steps[u - 1] this is x[u] = c[u] + logcumsumexp(arriving - c)[u].
-    A step that cannot be taken would drown c in rounding, so it counts as 0 there: such steps lie
-    behind the last label only, where nothing arrives and nothing leads back.
+    beta[t, u] is the log probability of all ways from frame t with u labels out to the end (TDT eq. 7).
+    The end is an utterance's own length, and only a blank may reach it.
     """
-    taken = steps[..., :-1].masked_fill(steps[..., :-1] < _UNREACHABLE / 2, 0.0)
-    offsets = torch.nn.functional.pad(taken.cumsum(-1), (1, 0))
-    return offsets + (arriving - offsets).logcumsumexp(-1)
+    batch, frames, states, kinds = blank_arcs.shape
+    blank_use, label_use = np.zeros(blank_arcs.shape), np.zeros(blank_arcs.shape)
+    ways = np.empty(2 * kinds)
+    for b in range(batch):
+        if total[b] < _UNREACHABLE / 2:
+            continue
+        last_frame, last_label = frame_lengths[b], label_lengths[b]
+        beta = np.full((last_frame, last_label + 1), _UNREACHABLE)
+        for t in range(last_frame - 1, -1, -1):
+            for u in range(last_label, -1, -1):
+                for k in range(kinds):
+                    target = t + durations[k]
+                    ways[2 * k] = ways[2 * k + 1] = _UNREACHABLE
+                    if durations[k] > 0:
+                        if target < last_frame:
+                            ways[2 * k] = beta[target, u] + blank_arcs[b, t, u, k]
+                        elif target == last_frame and u == last_label:
+                            ways[2 * k] = blank_arcs[b, t, u, k]
+                    if u < last_label and target < last_frame:
+                        ways[2 * k + 1] = beta[target, u + 1] + label_arcs[b, t, u, k]
+                beta[t, u] = _log_sum_exp(ways)
+                for k in range(kinds):
+                    blank_use[b, t, u, k] = math.exp(min(alpha[b, t, u] + ways[2 * k] - total[b], 0.0))
+                    label_use[b, t, u, k] = math.exp(min(alpha[b, t, u] + ways[2 * k + 1] - total[b], 0.0))
+    return blank_use, label_use
 
 
-def _shift_right(x: Tensor) -> Tensor:
-    return torch.nn.functional.pad(x[..., :-1], (1, 0), value=_UNREACHABLE)
-
-
-def _shift_left(x: Tensor) -> Tensor:
-    return torch.nn.functional.pad(x[..., 1:], (0, 1), value=_UNREACHABLE)
+@numba.njit(cache=True, nogil=True)
+def _log_sum_exp(ways: NDArray[np.float64]) -> float:
+    most = ways.max()
+    if most < _UNREACHABLE / 2:
+        return _UNREACHABLE
+    total = 0.0
+    for way in ways:
+        total += math.exp(way - most)
+    return float(most + math.log(total))
