@@ -6,8 +6,9 @@ Light: neither torch nor Ray is imported.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.augmentation.config import AugmentationConfig
 from pipelines.lexicon.config import LexiconConfig
@@ -90,6 +91,14 @@ class QuickstartConfig(StepConfig):
     """What the adapted model must show to be released."""
     serving: ServedModelConfig = ServedModelConfig()
     """What is served at the end."""
+
+    @model_validator(mode="after")
+    def _each_test_has_utterances(self) -> Self:
+        sizes = self.medical.model_dump()
+        empty = [name for name, size in sizes.items() if name.startswith("test") and not size]
+        if empty:
+            raise ValueError(f"medical.{empty[0]} is 0; the quickstart reports on each test: give it 1 or more")
+        return self
 
     def everyday_speech(self, output: Path) -> SynthesisConfig:
         return self._synthesis(output, self.everyday, LexiconConfig(take=1), seed=self.seed + 1)

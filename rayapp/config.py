@@ -41,7 +41,7 @@ def load_config(
 
     Raises `UserError` that names the key, the value and, for an unknown key, the nearest valid one.
     """
-    values = _read_yaml(path) if path else {}
+    values = _merged(_defaults(kind), _read_yaml(path)) if path else _defaults(kind)
     source = str(path) if path else "the defaults"
     for keys, value in _from_environment(kind, os.environ if environment is None else environment):
         _put(values, keys, value, source="environment")
@@ -66,6 +66,23 @@ def save_config(config: StepConfig, folder: Path) -> Path:
 def config_fingerprint(config: StepConfig) -> str:
     """Changes when, and only when, a setting changes."""
     return content_id(json.loads(config.model_dump_json()))
+
+
+def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    """The sections that have a default, written out: who sets one key of a section keeps the rest of it."""
+    return {
+        name: field.default.model_dump(mode="json")
+        for name, field in kind.model_fields.items()
+        if isinstance(field.default, StepConfig)
+    }
+
+
+def _merged(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(defaults)
+    for key, value in values.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

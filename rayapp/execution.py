@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from rayapp.errors import RejectedError, UserError
 from rayapp.ids import content_id
+from rayapp.ray_session import require_room
 from rayapp.records import PLAN_SCHEMA, Utterance, utterances_from_table, utterances_to_table
 from rayapp.stage import Resources, Stage
 
@@ -68,7 +69,7 @@ def run_plan(
     shards: folder that all workers can write to. What it holds already is not made again.
     to_table: how finished utterances look in the shards; must keep `slot_id`, `status` and `reason`.
 
-    Raises `UserError` when the groups want more CPUs than there are, or when more than `max_rejected_share` of
+    Raises `UserError` when the groups want more than this machine has, or when more than `max_rejected_share` of
     the slots were rejected, naming the leading reason.
     """
     import ray
@@ -79,7 +80,12 @@ def run_plan(
     summary.resumed = summary.committed
     yield summary
     if todo.num_rows:
-        _require_cpus(groups)
+        each = [(group.workers, _resources(group)) for group in groups]
+        require_room(
+            sum(workers * needs.cpus for workers, needs in each),
+            sum(workers * needs.gpus for workers, needs in each),
+            f"lower the numbers of workers ({' + '.join(str(workers) for workers, _ in each)})",
+        )
         dataset = ray.data.from_arrow(_blocks(todo, rows_per_block))
         for group in groups:
             dataset = _add_group(dataset, group)
@@ -103,19 +109,6 @@ def run_plan(
         raise UserError(
             f"{rejected} of {plan.num_rows} utterances were rejected, more than the {max_rejected_share:.0%} allowed; "
             f"the leading reason ({count} times): {reason}"
-        )
-
-
-def _require_cpus(groups: Sequence[Group]) -> None:
-    """Workers that find no room would wait for ever."""
-    import ray
-
-    wanted = sum(_resources(group).cpus * group.workers for group in groups)
-    there = ray.cluster_resources().get("CPU", 0.0)
-    if wanted > there:
-        workers = " + ".join(str(group.workers) for group in groups)
-        raise UserError(
-            f"{workers} workers want {wanted:g} CPUs; the cluster has {there:g}: lower the numbers of workers"
         )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from rayapp.errors import UserError
 
 OBJECT_STORE_BYTES = 1_000_000_000
+_ours = False
+"""Whether the Ray in use was started here and ends here: it will never have more than it has now."""
 
 
 def cache_folder() -> Path:
@@ -38,6 +40,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     import ray
     import ray.data
 
+    global _ours
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     local = address == "local"
     try:
@@ -51,10 +54,27 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     except (RuntimeError, ConnectionError, ValueError) as error:
         raise UserError(_explain(address, error)) from error
     _quiet_ray_data(ray.data.DataContext.get_current())
+    _ours = local
     try:
         yield
     finally:
+        _ours = False
         ray.shutdown()
+
+
+def require_room(cpus: float, gpus: float, advice: str) -> None:
+    """Raises `UserError` for more than this machine has: whatever waits for it would wait for ever.
+
+    A cluster is not asked: more nodes may join it.
+    """
+    import ray
+
+    if not _ours:
+        return
+    there = ray.cluster_resources()
+    for wanted, kind in ((cpus, "CPU"), (gpus, "GPU")):
+        if wanted > there.get(kind, 0.0):
+            raise UserError(f"{wanted:g} {kind}s are wanted; this machine has {there.get(kind, 0.0):g}: {advice}")
 
 
 def worker_environment() -> dict[str, str]:

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from numpy.typing import NDArray
 from ray.serve import Application, deployment, ingress
 from ray.serve.handle import DeploymentHandle
+from starlette.exceptions import HTTPException
 
 from rayapp.errors import UserError
 from rayapp.records import SAMPLE_RATE_HZ, Audio
@@ -48,6 +49,16 @@ async def _on_validation_error(_request: Request, error: RequestValidationError)
     return _error_response(ApiError(400, f"{param}: {first['msg']}", param=param))
 
 
+@api.exception_handler(HTTPException)
+async def _on_http_error(_request: Request, error: HTTPException) -> JSONResponse:
+    return _error_response(ApiError(error.status_code, str(error.detail)))
+
+
+@api.exception_handler(Exception)
+async def _on_fault(_request: Request, _error: Exception) -> JSONResponse:
+    return _error_response(ApiError(500, "a fault of the server; its log has the rest"))
+
+
 @api.middleware("http")
 async def _name_request(request: Request, call_next: Any) -> Response:
     response: Response = await call_next(request)
@@ -58,10 +69,10 @@ async def _name_request(request: Request, call_next: Any) -> Response:
 class _Recogniser:
     """One model in one process; a single thread runs it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: str) -> None:
         from rayapp.asr.nemo import NemoTransducer
 
-        self.recogniser = NemoTransducer.load(path)
+        self.recogniser = NemoTransducer.load(path, device)
         self.recogniser.transcribe([np.zeros(SAMPLE_RATE_HZ, np.float32)])  # the first call is slow: not a client's
         self._device = asyncio.Lock()
 
@@ -152,5 +163,5 @@ def build(config: ServeConfig, model: Path) -> Application:
     recogniser = Recogniser.options(
         num_replicas=config.replicas,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
-    ).bind(model.absolute())
+    ).bind(model.absolute(), "cuda" if config.gpus_per_replica else "cpu")
     return Transcriptions.options(ray_actor_options={"num_cpus": 0.1}).bind(config, recogniser)

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rayapp.errors import UserError
+from rayapp.ray_session import require_room
 from rayapp.registry import Registry
 from serve.config import ServeConfig
+
+_APPLICATION = "rayapp"
 
 
 def resolve_model(config: ServeConfig, home: Path) -> Path:
@@ -27,21 +30,28 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
 
     Raises `UserError` where the port is in use, or there is no such model.
     """
-    from ray.serve import run, shutdown, start
+    from ray.serve import delete, run, shutdown, start, status
 
     from serve.app import build
 
     model = resolve_model(config, home)
     require_free_port(config.host, config.port)
+    require_room(
+        config.replicas * config.cpus_per_replica,
+        config.replicas * config.gpus_per_replica,
+        f"lower replicas ({config.replicas})",
+    )
     start(
         http_options={"host": config.host, "port": config.port},
         logging_config={"enable_access_log": False, "log_level": "ERROR"},
     )
     try:
-        run(build(config, model), name="rayapp", route_prefix="/")
+        run(build(config, model), name=_APPLICATION, route_prefix="/")
         yield f"http://{config.host}:{config.port}/v1"
     finally:
-        shutdown()
+        delete(_APPLICATION)
+        if not status().applications:  # others' on the same cluster go on
+            shutdown()
 
 
 def require_free_port(host: str, port: int) -> None:

@@ -14,7 +14,9 @@ from pipelines.evaluation.metrics import METRICS, Counts, count_errors, estimate
 from pipelines.evaluation.report import write_report
 from rayapp.config import save_config
 from rayapp.errors import UserError
+from rayapp.ids import file_id
 from rayapp.manifest import Manifest
+from rayapp.ray_session import require_room
 from rayapp.storage import key_of, published_folder, step_key
 
 Progress = Callable[[int, int], None]
@@ -25,8 +27,8 @@ _ROWS_PER_TASK = 96
 def evaluate(config: EvaluationConfig, progress: Progress = lambda done, total: None) -> dict[str, Any]:
     """Transcribe each split with both models and compare; needs a running Ray, unless it was done already.
 
-    Publishes `figures.json`, `heard.parquet` (what each model heard in each utterance) and
-    `report.html` at `config.output`, and returns the figures:
+    Publishes `figures.json`, `models.json` (which files were judged), `heard.parquet` (what each model
+    heard in each utterance) and `report.html` at `config.output`, and returns the figures:
     `{split: {metric: {before, after, change}}}`, each value `[value, low, high]` or None.
     """
     key = step_key(config, config.manifest, config.before.parent, config.after.parent)
@@ -42,6 +44,10 @@ def evaluate(config: EvaluationConfig, progress: Progress = lambda done, total: 
         raise UserError(
             f"manifest {config.manifest} has no split {', '.join(missing)}; it has {', '.join(manifest.splits)}"
         )
+    models = {
+        name: {"path": str(path.absolute()), "file_id": file_id(path)}
+        for name, path in (("before", config.before), ("after", config.after))
+    }
     heard = _transcribe(config, manifest, progress)
     figures = {
         split: _compare(config, heard.filter(pa.compute.equal(heard["split"], split))) for split in config.splits
@@ -49,6 +55,7 @@ def evaluate(config: EvaluationConfig, progress: Progress = lambda done, total: 
     with published_folder(config.output, key) as staging:
         save_config(config, staging)
         (staging / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+        (staging / "models.json").write_text(json.dumps(models, indent=1) + "\n")
         import pyarrow.parquet as pq
 
         pq.write_table(heard, staging / "heard.parquet")
@@ -70,11 +77,13 @@ def _transcribe(config: EvaluationConfig, manifest: Manifest, progress: Progress
         for rows in _slices(manifest.count(split))
     ]
     total = sum(block.num_rows for block in blocks)
+    require_room(config.workers, config.workers * config.gpus_per_worker, f"lower workers ({config.workers})")
     dataset = ray.data.from_arrow(blocks).map_batches(
         _Transcriber,
         fn_constructor_kwargs={
             "location": config.manifest.absolute(),
             "models": {"before": config.before.absolute(), "after": config.after.absolute()},
+            "device": "cuda" if config.gpus_per_worker else "cpu",
         },
         batch_size=None,
         batch_format="pyarrow",
@@ -97,11 +106,11 @@ def _slices(count: int) -> Iterator[list[int]]:
 class _Transcriber:
     """Both models in one worker: NeMo is imported once, and each audio is decoded once."""
 
-    def __init__(self, location: Path, models: dict[str, Path]) -> None:
+    def __init__(self, location: Path, models: dict[str, Path], device: str) -> None:
         from rayapp.asr.nemo import NemoTransducer
 
         self.manifest = Manifest(location)
-        self.recognisers = {name: NemoTransducer.load(path) for name, path in models.items()}
+        self.recognisers = {name: NemoTransducer.load(path, device) for name, path in models.items()}
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """rows: `split` (one for all of them) and `row`."""

@@ -9,6 +9,8 @@ from typing import Any
 
 from pipelines.release.config import ReleaseConfig
 from pipelines.release.gate import Verdict, judge
+from rayapp.errors import UserError
+from rayapp.ids import file_id
 from rayapp.registry import CHAMPION, Registry
 from rayapp.storage import require_complete, step_key
 
@@ -17,15 +19,20 @@ def release(config: ReleaseConfig, home: Path) -> tuple[str, list[Verdict]]:
     """Returns the version and the verdicts; the alias `champion` moves only when all passed.
 
     home: folder of the registry, see `rayapp.tracking`.
+
+    Raises `UserError` where the model's file is gone, or is another than the evaluation judged.
     """
     require_complete(config.evaluation, "evaluation")
-    evaluation: dict[str, Any] = json.loads((config.evaluation / "config.json").read_text())
+    judged: dict[str, str] = json.loads((config.evaluation / "models.json").read_text())["after"]
+    model = Path(judged["path"])
+    if not model.is_file() or file_id(model) != judged["file_id"]:
+        raise UserError(f"{model} is not the model that {config.evaluation} judged: evaluate it again, then release it")
     figures: dict[str, Any] = json.loads((config.evaluation / "figures.json").read_text())
     verdicts = judge(config.gate, figures)
     registry = Registry(home)
     version = registry.publish(
         config.model_name,
-        Path(evaluation["after"]),
+        model,
         figures=headline(figures),
         verdicts=[asdict(verdict) for verdict in verdicts],
         key=step_key(config, config.evaluation),

@@ -33,6 +33,9 @@ class Batch(NamedTuple):
     tokens: torch.Tensor
     token_lengths: torch.Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(tensor.to(device) for tensor in self))
+
 
 @dataclass
 class Corpus:

@@ -60,8 +60,12 @@ class LearningConfig(StepConfig):
     """Stop after so many steps, whatever the epochs."""
     batch_size: int = Field(default=8, ge=1)
     """Utterances per worker and step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Muon learns faster from scratch: it takes the encoder's matrices, AdamW the rest. Not with ZeRO above 0."""
     learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak of the one-cycle schedule."""
+    """Peak of AdamW's one-cycle schedule."""
+    muon_learning_rate: float = Field(default=0.02, gt=0)
+    """Peak of Muon's; its updates are orthogonal, so that this hardly depends on the model."""
     warmup_share: float = Field(default=0.15, gt=0, lt=1)
     """Share of the steps in which the learning rate rises to its peak."""
     weight_decay: float = Field(default=1e-3, ge=0)
@@ -78,6 +82,15 @@ class LearningConfig(StepConfig):
     """A step whose loss is not finite is skipped on all ranks; past so many, training stops."""
     seed: int = 0
     """Of initial weights, order and dropout."""
+
+    @model_validator(mode="after")
+    def _muon_sees_whole_matrices(self) -> Self:
+        if self.optimizer == "muon" and self.deepspeed.zero_stage > 0:
+            raise ValueError(
+                f"optimizer muon needs deepspeed.zero_stage 0, not {self.deepspeed.zero_stage}: sharding cuts the "
+                "matrices up; set zero_stage: 0, or optimizer: adamw"
+            )
+        return self
 
 
 class TrainingConfig(LearningConfig):

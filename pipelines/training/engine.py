@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from pipelines.training.config import TrainingConfig
+from pipelines.training.optimizer import make_optimizer
 
 
 class Engine(Protocol):
@@ -22,18 +23,16 @@ class Engine(Protocol):
 
 
 class DeepSpeedEngine:
-    """DeepSpeed with a client AdamW (its own optimizers compile for minutes) and a one-cycle schedule."""
+    """DeepSpeed with a client optimizer (its own compile for minutes) and a one-cycle schedule."""
 
     def __init__(self, module: torch.nn.Module, config: TrainingConfig, total_steps: int) -> None:
         import deepspeed
 
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
-        )
+        optimizer = make_optimizer(module, config)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
-            max_lr=config.learning_rate,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
+            cycle_momentum=False,
             total_steps=max(total_steps // config.deepspeed.gradient_accumulation_steps, 2) + 1,
             pct_start=config.warmup_share,
             div_factor=20,
@@ -41,7 +40,7 @@ class DeepSpeedEngine:
         )
         self._engine, *_ = deepspeed.initialize(
             model=module,
-            model_parameters=parameters,
+            model_parameters=[p for p in module.parameters() if p.requires_grad],
             optimizer=optimizer,
             lr_scheduler=schedule,
             config=deepspeed_settings(config),
@@ -55,7 +54,7 @@ class DeepSpeedEngine:
     def update(self, loss: torch.Tensor) -> float:
         self._engine.backward(loss)
         self._engine.step()
-        return float(self._engine.get_lr()[0])
+        return float(self._engine.get_lr()[-1])  # AdamW's, the last group
 
 
 def deepspeed_settings(config: TrainingConfig) -> dict[str, Any]:

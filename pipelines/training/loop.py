@@ -26,13 +26,14 @@ def train_on_this_rank(setup: dict[str, Any]) -> None:
     setup: `config` (TrainingConfig), `tokenizer` (folder, for a new model), `staging` (folder that
     rank 0 writes the model to), `relay` (actor that takes metrics, see `train.py`).
     """
-    import ray.train
+    import ray.train.torch
 
     config: TrainingConfig = setup["config"]
     context = ray.train.get_context()
     rank, ranks = context.get_world_rank(), context.get_world_size()
 
-    recogniser = _starting_model(config, setup["tokenizer"])
+    device = ray.train.torch.get_device()
+    recogniser = _starting_model(config, setup["tokenizer"], device)
     torch.manual_seed(config.seed * 1000 + rank)  # from here on the ranks differ: dropout, SpecAugment
     corpus = Corpus.open(config.sources, recogniser)
     validation = Corpus.open(config.validation, recogniser) if config.validation else None
@@ -50,7 +51,7 @@ def train_on_this_rank(setup: dict[str, Any]) -> None:
         for rows in plan:
             if step == total_steps:
                 break
-            loss = engine.loss(*corpus.batch(rows[rank].tolist()))
+            loss = engine.loss(*corpus.batch(rows[rank].tolist()).to(device))
             mean_loss = _mean_over_ranks(loss.detach())
             step += 1
             if not math.isfinite(mean_loss):  # the mean is not finite on any rank if it is not on one
@@ -71,7 +72,7 @@ def train_on_this_rank(setup: dict[str, Any]) -> None:
             "skipped_steps": skipped,
         }
         if validation:
-            metrics["validation_wer"] = wer = _word_error_rate(recogniser, validation, rank, ranks)
+            metrics["validation_wer"] = wer = _word_error_rate(recogniser, validation, rank, ranks, device)
         if not validation or wer <= best_wer:
             best_wer = wer if validation else best_wer
             if rank == 0:
@@ -80,14 +81,14 @@ def train_on_this_rank(setup: dict[str, Any]) -> None:
     dist.barrier()  # no rank leaves while rank 0 still writes
 
 
-def _starting_model(config: TrainingConfig, tokenizer: Path | None) -> NemoTransducer:
+def _starting_model(config: TrainingConfig, tokenizer: Path | None, device: torch.device) -> NemoTransducer:
     """The same on every rank: an earlier model, or a new one from the seed."""
     if config.model.path:
-        return NemoTransducer.load(config.model.path, label_noise=config.label_noise)
+        return NemoTransducer.load(config.model.path, str(device), config.label_noise)
     assert config.model.recipe
     assert tokenizer
     torch.manual_seed(config.seed)
-    return NemoTransducer.build(recipe(config.model.recipe)(tokenizer), config.label_noise)
+    return NemoTransducer.build(recipe(config.model.recipe)(tokenizer), str(device), config.label_noise)
 
 
 def _mean_over_ranks(value: torch.Tensor) -> float:
@@ -96,9 +97,9 @@ def _mean_over_ranks(value: torch.Tensor) -> float:
     return float(total) / dist.get_world_size()
 
 
-def _word_error_rate(recogniser: NemoTransducer, corpus: Corpus, rank: int, ranks: int) -> float:
+def _word_error_rate(recogniser: NemoTransducer, corpus: Corpus, rank: int, ranks: int, device: torch.device) -> float:
     """Over all ranks; each scores its share of the rows."""
-    counts = torch.zeros(2, dtype=torch.float64)
+    counts = torch.zeros(2, dtype=torch.float64, device=device)
     for rows in scoring_batches(corpus, rank, ranks):
         heard = recogniser.transcribe([corpus.audio(row) for row in rows])
         scored = jiwer.process_words(

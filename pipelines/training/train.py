@@ -15,6 +15,7 @@ from rayapp.asr.text import plain_text
 from rayapp.config import save_config
 from rayapp.errors import UserError
 from rayapp.manifest import Manifest
+from rayapp.ray_session import require_room
 from rayapp.storage import key_of, published_folder, step_key
 from rayapp.tracking import tracked_run
 
@@ -33,7 +34,8 @@ def train(config: TrainingConfig, home: Path, progress: Progress = lambda done, 
 
     Returns the figures of the last epoch, and the hours of training speech; where the same was
     trained already, nothing else is done.
-    Raises `UserError` for manifests or models that will not do, and for a loss that stays not finite.
+    Raises `UserError` for manifests or models that will not do, for more workers than this machine has room
+    for, and for a loss that stays not finite.
     """
     import ray
     from ray.train import RunConfig, ScalingConfig
@@ -48,6 +50,7 @@ def train(config: TrainingConfig, home: Path, progress: Progress = lambda done, 
         return figures
     if config.model.path and not config.model.path.is_file():
         raise UserError(f"model.path {config.model.path} does not exist")
+    require_room(config.workers, config.workers * config.gpus_per_worker, f"lower workers ({config.workers})")
     hours = sum(Manifest(source.manifest).hours(source.split) for source in config.sources)
     with published_folder(config.output, key) as staging, tracked_run(home, config.output.name) as run:
         save_config(config, staging)

@@ -27,7 +27,7 @@ class NemoTransducer:
 
     def __init__(self, model: Any, label_noise: float = 0.0) -> None:
         """label_noise: share of the labels that the prediction network is shown wrongly in training."""
-        _use_cpu_loss(model)
+        _add_cpu_loss(model)
         # The strided convolutions at the front are a third faster so on a CPU. The input is turned, not
         # the weights: DeepSpeed broadcasts parameters as bytes and needs them contiguous.
         first = next(m for m in model.encoder.pre_encode.modules() if isinstance(m, torch.nn.Conv2d))
@@ -36,13 +36,13 @@ class NemoTransducer:
         self.module: torch.nn.Module = _LossModule(model, label_noise)
 
     @classmethod
-    def build(cls, config: dict[str, Any], label_noise: float = 0.0) -> Self:
+    def build(cls, config: dict[str, Any], device: str = "cpu", label_noise: float = 0.0) -> Self:
         """A new model, with random weights, from a NeMo configuration (see `rayapp.asr.recipes`)."""
         with _quiet_nemo():
             from nemo.collections.asr.models import EncDecRNNTBPEModel
             from omegaconf import OmegaConf
 
-            return cls(EncDecRNNTBPEModel(OmegaConf.create(config)), label_noise)
+            return cls(EncDecRNNTBPEModel(OmegaConf.create(config)).to(device), label_noise)
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu", label_noise: float = 0.0) -> Self:
@@ -136,20 +136,37 @@ class _LossModule(torch.nn.Module):
         return torch.where(wrong, torch.randint_like(tokens, self.model.tokenizer.vocab_size), tokens)
 
 
-def _use_cpu_loss(model: Any) -> None:
-    """NeMo's TDT loss is a CUDA kernel: put ours in its place where there is no GPU.
+def _add_cpu_loss(model: Any) -> None:
+    """NeMo's TDT loss is a CUDA kernel: put ours beside it, for what lies on the CPU.
 
     `loss_name` stays `tdt`: NeMo special-cases that name for the index of the blank.
     """
-    if torch.cuda.is_available() or model.cfg.loss.get("loss_name") != "tdt":
+    if model.cfg.loss.get("loss_name") != "tdt":
         return
     settings = model.cfg.loss.tdt_kwargs
-    model.loss._loss = TDTLoss(
+    ours = TDTLoss(
         blank=model.loss._blank,
         durations=list(settings.durations),
         sigma=settings.get("sigma", 0.0),
         omega=settings.get("omega", 0.0),
     )
+    model.loss._loss = _LossByDevice(ours, model.loss._loss)
+
+
+class _LossByDevice(torch.nn.Module):
+    """One loss for logits on the CPU, another for those on a GPU."""
+
+    def __init__(self, on_cpu: torch.nn.Module, on_gpu: torch.nn.Module) -> None:
+        super().__init__()
+        self.on_cpu, self.on_gpu = on_cpu, on_gpu
+        self.reduction: str | None = None  # NeMo reduces; it sets and resets this attribute around each call
+
+    def forward(
+        self, acts: torch.Tensor, labels: torch.Tensor, act_lens: torch.Tensor, label_lens: torch.Tensor
+    ) -> torch.Tensor:
+        loss = self.on_gpu if acts.is_cuda else self.on_cpu
+        losses: torch.Tensor = loss(acts=acts, labels=labels, act_lens=act_lens, label_lens=label_lens)
+        return losses
 
 
 @contextlib.contextmanager

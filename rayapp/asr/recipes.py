@@ -103,7 +103,7 @@ def fastconformer_tdt_small(tokenizer: Path) -> dict[str, Any]:
         },
         "joint": {
             "_target_": "nemo.collections.asr.modules.RNNTJoint",
-            "log_softmax": None,
+            "log_softmax": False,  # the loss and the decoder normalise tokens and durations, each by themselves
             "preserve_memory": False,
             "fuse_loss_wer": False,
             "fused_batch_size": 16,

@@ -89,7 +89,6 @@ class TDTLoss(torch.nn.Module):
         self.durations = list(durations)
         self.sigma = sigma
         self.omega = omega
-        self.reduction = None  # NeMo reduces; it sets and resets this attribute around each call
 
     def forward(self, acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor) -> Tensor:
         """acts: (batch, frames, labels + 1, vocabulary + 1 + durations), as NeMo's joint gives them."""
@@ -261,7 +260,7 @@ def _occupancies(
     beta[t, u] is the log probability of all ways from frame t with u labels out to the end (TDT eq. 7).
     The end is an utterance's own length, and only a blank may reach it.
     """
-    batch, frames, states, kinds = blank_arcs.shape
+    batch, kinds = blank_arcs.shape[0], blank_arcs.shape[3]
     blank_use, label_use = np.zeros(blank_arcs.shape), np.zeros(blank_arcs.shape)
     ways = np.empty(2 * kinds)
     for b in range(batch):

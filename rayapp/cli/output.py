@@ -46,8 +46,10 @@ class Output:
             self._print_json(values)
             return
         console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = 120  # or a table would be squeezed into 80 columns
         for line in shown:
-            console.print(line)
+            console.print(line, soft_wrap=isinstance(line, str))
 
     def error(self, message: str, code: int) -> None:
         self.console.print("[bold red]error:[/] ", end="")

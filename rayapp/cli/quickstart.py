@@ -77,7 +77,9 @@ def _run(config: QuickstartConfig, output: Output) -> tuple[dict[str, Any], Outc
 
             stack.enter_context(ray_session())
         outcome = adapt(config, cache_folder(), output)
-        with output.step("serving", "serving the champion and asking it about a recording"):
+        released = all(verdict.passed for verdict in outcome.verdicts)
+        served_model = "the champion" if released else "the adapted model (which the gate refused)"
+        with output.step("serving", f"serving {served_model} and asking it about a recording"):
             served, reference = _ask(config, outcome, port)
     figures = outcome.figures
     values = {
@@ -93,7 +95,7 @@ def _run(config: QuickstartConfig, output: Output) -> tuple[dict[str, Any], Outc
         "unseen_term_recall_after": figures["test_unseen_terms"]["term_recall"]["after"][0],
         "other_synthesiser_wer_before": figures["test_other_synthesiser"]["wer"]["before"][0],
         "other_synthesiser_wer_after": figures["test_other_synthesiser"]["wer"]["after"][0],
-        "released": all(verdict.passed for verdict in outcome.verdicts),
+        "released": released,
         "model_version": outcome.version,
         "train_hours": outcome.training["train_hours"],
         "seconds": round(time.perf_counter() - started, 1),

@@ -28,6 +28,15 @@ def test_the_command_line_beats_the_environment_and_that_beats_the_file(settings
     assert (config.training.learning_rate, config.training.epochs, config.training.batch_size) == (1e-3, 8, 3)
 
 
+def test_one_key_of_a_section_leaves_the_others_as_they_are(settings):
+    default = QuickstartConfig()
+    by_file = load_config(QuickstartConfig, settings("training: {epochs: 1}\nmedical: {test: 50}"), [], {})
+    assert by_file.training == default.training.model_copy(update={"epochs": 1})
+    assert by_file.medical == default.medical.model_copy(update={"test": 50})
+    by_command_line = load_config(QuickstartConfig, None, ["everyday.train_everyday=10"], {})
+    assert by_command_line.everyday == default.everyday.model_copy(update={"train_everyday": 10})
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -110,3 +119,13 @@ def test_numbers_in_yaml_are_numbers_in_every_spelling(settings):
     text = yaml.safe_dump({"training": {"epochs": 2}}) + "seed: 3\n"
     config = load_config(QuickstartConfig, settings(text.replace("epochs: 2", "learning_rate: 2e-4")), [], {})
     assert config.training.learning_rate == 2e-4
+
+
+def test_a_quickstart_without_one_of_its_tests_is_refused():
+    with pytest.raises(UserError, match=r"medical\.test_general is 0"):
+        load_config(QuickstartConfig, None, ["medical.test_general=0"], {})
+
+
+def test_muon_and_sharding_do_not_go_together():
+    with pytest.raises(UserError, match=r"muon needs deepspeed\.zero_stage 0, not 1"):
+        load_config(QuickstartConfig, None, ["training.optimizer=muon", "training.deepspeed.zero_stage=1"], {})
