@@ -70,7 +70,12 @@ def adapt(config: QuickstartConfig, cache: Path, narrator: Narrator) -> Outcome:
     with narrator.step("evaluation", "listening before and after") as progress:
         figures = evaluate(
             EvaluationConfig(
-                output=evaluation, manifest=medical, before=base_model / MODEL_FILE, after=adapted / MODEL_FILE
+                output=evaluation,
+                manifest=medical,
+                before=base_model / MODEL_FILE,
+                after=adapted / MODEL_FILE,
+                workers=config.training.workers,
+                gpus_per_worker=config.training.gpus_per_worker,
             ),
             progress,
         )

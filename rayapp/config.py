@@ -137,6 +137,9 @@ def _put(values: dict[str, Any], keys: Sequence[str], value: Any, source: str) -
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
             raise UserError(f"{source}: {'.'.join(keys[: depth + 1])} holds a value, not further keys")
+    earlier = values.get(keys[-1])
+    if isinstance(earlier, Mapping) and isinstance(value, Mapping):
+        value = _merged(earlier, value)
     values[keys[-1]] = value
 
 

@@ -79,7 +79,7 @@ def require_room(cpus: float, gpus: float, advice: str) -> None:
 
 def worker_environment() -> dict[str, str]:
     """Environment that every worker starts with."""
-    environment = {
+    return {
         "TORCH_EXTENSIONS_DIR": str(cache_folder() / "torch_extensions"),  # compiled once, not in each run
         "NEMO_LOG_LEVEL": "ERROR",
         "TQDM_DISABLE": "1",
@@ -89,9 +89,6 @@ def worker_environment() -> dict[str, str]:
         "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
         "MALLOC_TOP_PAD_": str(64 << 20),
     }
-    if not _has_gpu():
-        environment["DS_ACCELERATOR"] = "cpu"
-    return environment
 
 
 def _quiet_ray_data(context: Any) -> None:
@@ -100,10 +97,6 @@ def _quiet_ray_data(context: Any) -> None:
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.train", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _has_gpu() -> bool:
-    return Path("/proc/driver/nvidia/gpus").exists()
 
 
 def _explain(address: str, error: Exception) -> str:

@@ -58,6 +58,8 @@ class Slot:
     """0–99, as espeak has it; 50 is the voice's own."""
     snr_db: float
     seed: int
+    companions: tuple[Term, ...] = ()
+    """Further terms in the same sentence, where the pattern lists several."""
 
     def rng(self, purpose: str) -> np.random.Generator:
         """A generator for one purpose: stages draw without disturbing one another."""
@@ -123,6 +125,12 @@ class Utterance:
         return dataclasses.replace(self, status="rejected", reason=reason, audio=None)
 
 
+_TERM_FIELDS = [
+    ("category", pa.string()),
+    ("language", pa.string()),
+    ("pronunciation", pa.string()),
+    ("weight", pa.float64()),
+]
 PLAN_SCHEMA = pa.schema(
     [
         ("slot_id", pa.string()),
@@ -130,10 +138,8 @@ PLAN_SCHEMA = pa.schema(
         ("style", pa.string()),
         ("prompt", pa.string()),
         ("term", pa.string()),  # the text; the four below belong to it
-        ("category", pa.string()),
-        ("language", pa.string()),
-        ("pronunciation", pa.string()),
-        ("weight", pa.float64()),
+        *_TERM_FIELDS,
+        ("companions", pa.list_(pa.struct([("text", pa.string()), *_TERM_FIELDS]))),
         ("engine", pa.string()),
         ("voice", pa.string()),
         ("accent", pa.string()),
@@ -236,6 +242,10 @@ def _slot_row(slot: Slot) -> dict[str, Any]:
         "language": term and term.language,
         "pronunciation": term and term.pronunciation,
         "weight": term and term.weight,
+        "companions": [
+            {name: getattr(companion, name) for name in ("text", *(field for field, _ in _TERM_FIELDS))}
+            for companion in slot.companions
+        ],
         "engine": slot.engine,
         "voice": slot.voice,
         "accent": slot.accent,
@@ -249,7 +259,8 @@ def _slot_row(slot: Slot) -> dict[str, Any]:
 def _utterance(row: Mapping[str, Any]) -> Utterance:
     term = row["term"] and Term(row["term"], row["category"], row["language"], row["pronunciation"], row["weight"])
     names = ("slot_id", "split", "style", "prompt", "engine", "voice", "accent", "rate_wpm", "pitch", "snr_db")
-    slot = Slot(term=term, seed=row["seed"], **{name: row[name] for name in names})
+    companions = tuple(Term(**companion) for companion in row["companions"])
+    slot = Slot(term=term, companions=companions, seed=row["seed"], **{name: row[name] for name in names})
     if "status" not in row:
         return Utterance(slot)
     transcript = None

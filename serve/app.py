@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from rayapp.errors import UserError
 from rayapp.records import SAMPLE_RATE_HZ, Audio
 from serve.config import ServeConfig
 
+INGRESS_CPUS = 0.1
 api = FastAPI(title="rayapp", docs_url="/docs")
 
 
@@ -31,10 +33,14 @@ class ApiError(Exception):
         self.status, self.message, self.param, self.code = status, message, param, code
 
 
-def _error_response(error: ApiError) -> JSONResponse:
+def _error_response(error: ApiError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     body = {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
-    return JSONResponse(body, status_code=error.status)
+    return JSONResponse(body, status_code=error.status, headers=_request_id() | dict(headers or {}))
+
+
+def _request_id() -> dict[str, str]:
+    return {"x-request-id": f"req_{uuid.uuid4().hex}"}
 
 
 @api.exception_handler(ApiError)
@@ -51,7 +57,7 @@ async def _on_validation_error(_request: Request, error: RequestValidationError)
 
 @api.exception_handler(HTTPException)
 async def _on_http_error(_request: Request, error: HTTPException) -> JSONResponse:
-    return _error_response(ApiError(error.status_code, str(error.detail)))
+    return _error_response(ApiError(error.status_code, str(error.detail)), error.headers)
 
 
 @api.exception_handler(Exception)
@@ -62,7 +68,8 @@ async def _on_fault(_request: Request, _error: Exception) -> JSONResponse:
 @api.middleware("http")
 async def _name_request(request: Request, call_next: Any) -> Response:
     response: Response = await call_next(request)
-    response.headers["x-request-id"] = f"req_{uuid.uuid4().hex}"
+    if "x-request-id" not in response.headers:
+        response.headers.update(_request_id())
     return response
 
 
@@ -164,4 +171,4 @@ def build(config: ServeConfig, model: Path) -> Application:
         num_replicas=config.replicas,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
     ).bind(model.absolute(), "cuda" if config.gpus_per_replica else "cpu")
-    return Transcriptions.options(ray_actor_options={"num_cpus": 0.1}).bind(config, recogniser)
+    return Transcriptions.options(ray_actor_options={"num_cpus": INGRESS_CPUS}).bind(config, recogniser)

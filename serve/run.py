@@ -28,16 +28,16 @@ def resolve_model(config: ServeConfig, home: Path) -> Path:
 def serving(config: ServeConfig, home: Path) -> Iterator[str]:
     """The application, ready, for the length of the block; yields the base URL for an OpenAI client.
 
-    Raises `UserError` where the port is in use, or there is no such model.
+    Raises `UserError` where the port is in use, there is no such model, or no room for so many replicas.
     """
     from ray.serve import delete, run, shutdown, start, status
 
-    from serve.app import build
+    from serve.app import INGRESS_CPUS, build
 
     model = resolve_model(config, home)
     require_free_port(config.host, config.port)
     require_room(
-        config.replicas * config.cpus_per_replica,
+        config.replicas * config.cpus_per_replica + INGRESS_CPUS,
         config.replicas * config.gpus_per_replica,
         f"lower replicas ({config.replicas})",
     )
@@ -49,9 +49,11 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
         run(build(config, model), name=_APPLICATION, route_prefix="/")
         yield f"http://{config.host}:{config.port}/v1"
     finally:
-        delete(_APPLICATION)
-        if not status().applications:  # others' on the same cluster go on
-            shutdown()
+        try:
+            delete(_APPLICATION)
+        finally:
+            if not status().applications:  # others' on the same cluster go on
+                shutdown()
 
 
 def require_free_port(host: str, port: int) -> None:

@@ -14,7 +14,7 @@ from pipelines.evaluation.metrics import METRICS, Counts, count_errors, estimate
 from pipelines.evaluation.report import write_report
 from rayapp.config import save_config
 from rayapp.errors import UserError
-from rayapp.ids import file_id
+from rayapp.ids import content_id, file_id
 from rayapp.manifest import Manifest
 from rayapp.ray_session import require_room
 from rayapp.storage import key_of, published_folder, step_key
@@ -31,23 +31,21 @@ def evaluate(config: EvaluationConfig, progress: Progress = lambda done, total: 
     heard in each utterance) and `report.html` at `config.output`, and returns the figures:
     `{split: {metric: {before, after, change}}}`, each value `[value, low, high]` or None.
     """
-    key = step_key(config, config.manifest, config.before.parent, config.after.parent)
+    paths = {"before": config.before, "after": config.after}
+    for path in paths.values():
+        if not path.is_file():
+            raise UserError(f"model file {path} does not exist")
+    models = {name: {"path": str(path.absolute()), "file_id": file_id(path)} for name, path in paths.items()}
+    key = content_id(step_key(config, config.manifest), [model["file_id"] for model in models.values()])
     if key_of(config.output) == key:
         done: dict[str, Any] = json.loads((config.output / "figures.json").read_text())
         return done
     manifest = Manifest(config.manifest)
-    for path in (config.before, config.after):
-        if not path.is_file():
-            raise UserError(f"model file {path} does not exist")
     missing = sorted(set(config.splits) - set(manifest.splits))
     if missing:
         raise UserError(
             f"manifest {config.manifest} has no split {', '.join(missing)}; it has {', '.join(manifest.splits)}"
         )
-    models = {
-        name: {"path": str(path.absolute()), "file_id": file_id(path)}
-        for name, path in (("before", config.before), ("after", config.after))
-    }
     heard = _transcribe(config, manifest, progress)
     figures = {
         split: _compare(config, heard.filter(pa.compute.equal(heard["split"], split))) for split in config.splits
@@ -77,7 +75,11 @@ def _transcribe(config: EvaluationConfig, manifest: Manifest, progress: Progress
         for rows in _slices(manifest.count(split))
     ]
     total = sum(block.num_rows for block in blocks)
-    require_room(config.workers, config.workers * config.gpus_per_worker, f"lower workers ({config.workers})")
+    require_room(
+        config.workers,
+        config.workers * config.gpus_per_worker,
+        f"lower the workers ({config.workers}) of the evaluation",
+    )
     dataset = ray.data.from_arrow(blocks).map_batches(
         _Transcriber,
         fn_constructor_kwargs={

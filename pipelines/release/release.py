@@ -23,7 +23,10 @@ def release(config: ReleaseConfig, home: Path) -> tuple[str, list[Verdict]]:
     Raises `UserError` where the model's file is gone, or is another than the evaluation judged.
     """
     require_complete(config.evaluation, "evaluation")
-    judged: dict[str, str] = json.loads((config.evaluation / "models.json").read_text())["after"]
+    models = config.evaluation / "models.json"
+    if not models.is_file():
+        raise UserError(f"evaluation {config.evaluation} does not say which model it judged: evaluate again")
+    judged: dict[str, str] = json.loads(models.read_text())["after"]
     model = Path(judged["path"])
     if not model.is_file() or file_id(model) != judged["file_id"]:
         raise UserError(f"{model} is not the model that {config.evaluation} judged: evaluate it again, then release it")

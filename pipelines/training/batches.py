@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import soundfile
 import torch
 
 from pipelines.training.config import SourceConfig
 from rayapp.asr.recogniser import Recogniser
+from rayapp.audio.codec import decode
 from rayapp.errors import UserError
 from rayapp.manifest import Manifest
 from rayapp.records import Audio
@@ -26,10 +25,10 @@ _LENGTH_JITTER = 0.1
 
 
 class Batch(NamedTuple):
-    """audio: (batch, samples) float32. tokens: (batch, labels) int64. Lengths: (batch,) int64."""
+    """features: (batch, frames, mels) float16. tokens: (batch, labels) int64. Lengths: (batch,) int64."""
 
-    audio: torch.Tensor
-    audio_lengths: torch.Tensor
+    features: torch.Tensor
+    feature_lengths: torch.Tensor
     tokens: torch.Tensor
     token_lengths: torch.Tensor
 
@@ -39,7 +38,10 @@ class Batch(NamedTuple):
 
 @dataclass
 class Corpus:
-    """The utterances of several sources: FLAC in memory, decoded when first used."""
+    """The utterances of several sources: FLAC in memory, and the features of what training has used.
+
+    Features are kept: they are half as large as the audio, and cost a tenth of a step on the CPU.
+    """
 
     flac: pa.ChunkedArray
     durations: NDArray[np.float64]
@@ -47,9 +49,10 @@ class Corpus:
     texts: list[str]
     sources: list[tuple[NDArray[np.int64], int]]
     """Of each source: its rows, and how many of them an epoch takes."""
+    recogniser: Recogniser
 
     def __post_init__(self) -> None:
-        self._decoded: dict[int, NDArray[np.int16]] = {}
+        self._features: dict[int, torch.Tensor] = {}
 
     @classmethod
     def open(cls, configs: Sequence[SourceConfig], recogniser: Recogniser) -> Corpus:
@@ -70,6 +73,7 @@ class Corpus:
             targets=[recogniser.tokenise(text) for text in texts],
             texts=texts,
             sources=sources,
+            recogniser=recogniser,
         )
 
     @property
@@ -77,18 +81,18 @@ class Corpus:
         return sum(count for _, count in self.sources)
 
     def audio(self, row: int) -> Audio:
-        if row not in self._decoded:
-            flac = self.flac[row]["bytes"].as_py()
-            self._decoded[row], _ = soundfile.read(io.BytesIO(flac), dtype="int16")
-        return self._decoded[row].astype(np.float32) / 32768
+        return decode(self.flac[row]["bytes"].as_py())
 
     def batch(self, rows: Sequence[int]) -> Batch:
         pad = torch.nn.utils.rnn.pad_sequence
-        audio = [torch.from_numpy(self.audio(row)) for row in rows]
+        for row in rows:
+            if row not in self._features:
+                self._features[row] = self.recogniser.features(self.audio(row))
+        features = [self._features[row] for row in rows]
         tokens = [torch.tensor(self.targets[row], dtype=torch.int64) for row in rows]
         return Batch(
-            pad(audio, batch_first=True),
-            torch.tensor([len(a) for a in audio]),
+            pad(features, batch_first=True),
+            torch.tensor([len(f) for f in features]),
             pad(tokens, batch_first=True),
             torch.tensor([len(t) for t in tokens]),
         )

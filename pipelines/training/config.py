@@ -69,7 +69,7 @@ class LearningConfig(StepConfig):
     warmup_share: float = Field(default=0.15, gt=0, lt=1)
     """Share of the steps in which the learning rate rises to its peak."""
     weight_decay: float = Field(default=1e-3, ge=0)
-    """Of AdamW."""
+    """Share of the learning rate by which weights shrink."""
     label_noise: float = Field(default=0.1, ge=0, lt=1)
     """Share of the labels that the prediction network is shown wrongly, so that it listens instead of guessing."""
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()

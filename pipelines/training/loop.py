@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def train_on_this_rank(setup: dict[str, Any]) -> None:
     rank, ranks = context.get_world_rank(), context.get_world_size()
 
     device = ray.train.torch.get_device()
+    os.environ["DS_ACCELERATOR"] = device.type  # or DeepSpeed takes any GPU that it sees; read when it is imported
     recogniser = _starting_model(config, setup["tokenizer"], device)
     torch.manual_seed(config.seed * 1000 + rank)  # from here on the ranks differ: dropout, SpecAugment
     corpus = Corpus.open(config.sources, recogniser)
@@ -58,7 +60,8 @@ def train_on_this_rank(setup: dict[str, Any]) -> None:
                 skipped += 1
                 if skipped > config.max_skipped_steps:
                     raise UserError(
-                        f"the loss was not finite in {skipped} steps; lower learning_rate ({config.learning_rate:g})"
+                        f"the loss was not finite in {skipped} steps; lower learning_rate ({config.learning_rate:g}) "
+                        f"and, with optimizer muon, muon_learning_rate ({config.muon_learning_rate:g})"
                     )
                 continue
             learning_rate = engine.update(loss)

@@ -41,8 +41,13 @@ def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
 
     Depthwise convolutions, biases, the tokens' embedding and the last layers are no such maps.
     """
-    rows, columns = parameter.shape[0], parameter[0].numel()
-    return "encoder.layers" in name and parameter.ndim >= 2 and min(rows, columns) >= 16 and "pos_bias" not in name
+    return (
+        "encoder.layers" in name
+        and "pos_bias" not in name
+        and parameter.ndim >= 2
+        and min(parameter.shape[:2]) >= 16
+        and parameter[0, 0].numel() == 1
+    )
 
 
 class Muon(torch.optim.AdamW):
@@ -71,7 +76,9 @@ class Muon(torch.optim.AdamW):
         for parameter in parameters:
             assert parameter.grad is not None
             state = self.state[parameter]
-            momentum = state.setdefault("momentum", torch.zeros_like(parameter))
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(parameter)
+            momentum = state["momentum"]
             momentum.lerp_(parameter.grad, 1 - _MOMENTUM)
             momenta.append(parameter.grad.lerp(momentum, _MOMENTUM).flatten(1))
             parameter.grad = None
@@ -89,7 +96,7 @@ def _shared_out(matrices: Tensor) -> Tensor:
         return orthogonalised(matrices)
     count = len(matrices)
     padded = torch.cat([matrices, matrices[: -count % ranks]]) if count >= ranks else matrices.repeat(ranks, 1, 1)
-    mine = orthogonalised(padded.chunk(ranks)[dist.get_rank()])
+    mine = orthogonalised(padded.chunk(ranks)[dist.get_rank()]).contiguous()  # as NCCL wants it
     gathered = [torch.empty_like(mine) for _ in range(ranks)]
     dist.all_gather(gathered, mine)
     return torch.cat(gathered)[:count]

@@ -14,6 +14,7 @@ from rayapp.asr.recipes import train_tokenizer
 from rayapp.asr.text import plain_text
 from rayapp.config import save_config
 from rayapp.errors import UserError
+from rayapp.ids import content_id, file_id
 from rayapp.manifest import Manifest
 from rayapp.ray_session import require_room
 from rayapp.storage import key_of, published_folder, step_key
@@ -44,13 +45,16 @@ def train(config: TrainingConfig, home: Path, progress: Progress = lambda done, 
     from pipelines.training.loop import train_on_this_rank
 
     manifests = [source.manifest for source in (*config.sources, *config.validation)]
-    key = step_key(config, *manifests, *([config.model.path.parent] if config.model.path else []))
+    if config.model.path and not config.model.path.is_file():
+        raise UserError(f"model.path {config.model.path} does not exist")
+    start = file_id(config.model.path) if config.model.path else None
+    key = content_id(step_key(config, *manifests), start)
     if key_of(config.output) == key:
         figures: dict[str, Any] = json.loads((config.output / "metrics.json").read_text())["figures"]
         return figures
-    if config.model.path and not config.model.path.is_file():
-        raise UserError(f"model.path {config.model.path} does not exist")
-    require_room(config.workers, config.workers * config.gpus_per_worker, f"lower workers ({config.workers})")
+    require_room(
+        config.workers, config.workers * config.gpus_per_worker, f"lower the workers ({config.workers}) of the training"
+    )
     hours = sum(Manifest(source.manifest).hours(source.split) for source in config.sources)
     with published_folder(config.output, key) as staging, tracked_run(home, config.output.name) as run:
         save_config(config, staging)

@@ -11,7 +11,8 @@ class TranscriptsConfig(StepConfig):
     """What is said around the terms."""
 
     max_patterns: int | None = Field(default=None, ge=8)
-    """Use at most so many sentence patterns of each style, the shortest; without it, all of the grammar's."""
+    """Use at most so many sentence patterns of each style, the shortest; without it, all of the grammar's. Lists of
+    terms come besides, and are never held out: they are for training alone."""
     max_alternatives: int | None = Field(default=None, ge=2)
     """Use at most so many alternatives of each blank in a pattern: fewer words are learnt sooner."""
     held_out_patterns: float = Field(default=0.2, ge=0, lt=1)

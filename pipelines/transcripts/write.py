@@ -14,7 +14,7 @@ class WriteTranscript(Stage):
     """Draws sentences of the slot's pattern until one falls on the slot's side of the split."""
 
     name = "transcript"
-    version = 1
+    version = 2
     resources = Resources(cpus=0.1)
 
     def __init__(self, config: TranscriptsConfig) -> None:
@@ -25,7 +25,7 @@ class WriteTranscript(Stage):
         grammar = load_grammar(slot.style, self.config.max_patterns, self.config.max_alternatives)
         rng = slot.rng("transcript")
         for _ in range(self.config.max_draws):
-            transcript = grammar.write(slot.prompt, slot.term, rng)
+            transcript = grammar.write(slot.prompt, slot.term, rng, slot.companions)
             if side_of_text(transcript.text) == side_of_split(slot.split):
                 return utterance.with_transcript(transcript)
         raise RejectedError(f"pattern {slot.prompt} gave no sentence for the {side_of_split(slot.split)} side")

@@ -59,6 +59,16 @@ class NemoTransducer:
         model.eval()
         return cls(model, label_noise)
 
+    @torch.no_grad()
+    def features(self, audio: Audio) -> torch.Tensor:
+        self.model.preprocessor.eval()  # no dither: what is kept must not depend on a draw
+        device = next(self.model.parameters()).device
+        signal = torch.from_numpy(audio)[None].to(device)
+        mels, lengths = self.model.preprocessor(
+            input_signal=signal, length=torch.tensor([signal.shape[1]], device=device)
+        )
+        return mels[0, :, : int(lengths[0])].T.half().cpu()
+
     def tokenise(self, text: str) -> list[int]:
         tokens: list[int] = self.model.tokenizer.text_to_ids(plain_text(text))
         return tokens
@@ -112,11 +122,11 @@ class _LossModule(torch.nn.Module):
         self.label_noise = label_noise
 
     def forward(
-        self, audio: torch.Tensor, audio_lengths: torch.Tensor, tokens: torch.Tensor, token_lengths: torch.Tensor
+        self, features: torch.Tensor, feature_lengths: torch.Tensor, tokens: torch.Tensor, token_lengths: torch.Tensor
     ) -> torch.Tensor:
-        """audio: (batch, samples). tokens: (batch, labels). Lengths: (batch,). Returns a scalar."""
+        """features: (batch, frames, mels). tokens: (batch, labels). Lengths: (batch,). Returns a scalar."""
         model = self.model
-        encoded, encoded_lengths = model(input_signal=audio, input_signal_length=audio_lengths)
+        encoded, encoded_lengths = model(processed_signal=features.mT.float(), processed_signal_length=feature_lengths)
         decoded, _, _ = model.decoder(targets=self._shown(tokens), target_length=token_lengths)
         joint = model.joint(encoder_outputs=encoded, decoder_outputs=decoded)
         loss: torch.Tensor = model.loss(

@@ -37,11 +37,15 @@ class Recogniser(Protocol):
     """
 
     module: torch.nn.Module
-    """Its forward takes `audio, audio_lengths, tokens, token_lengths` and returns the loss of the batch."""
+    """Its forward takes `features, feature_lengths, tokens, token_lengths` and returns the loss of the batch."""
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> Self:
         """From what `save` wrote. Raises `UserError` for a file that is no such model."""
+        ...
+
+    def features(self, audio: Audio) -> torch.Tensor:
+        """What the model sees of an audio, (frames, mels) float16: always the same, so that training keeps it."""
         ...
 
     def tokenise(self, text: str) -> list[int]:

@@ -46,7 +46,8 @@ def tdt_loss(
         favours long durations.
 
     Returns (batch,), in the dtype of the logits. Infinite-like (> 1e29), without a gradient, where the
-    frames are too few for the labels. Raises `ValueError` for logits that are not on the CPU.
+    frames are too few for the labels. Raises `ValueError` for logits that are not on the CPU, and for
+    lengths that exceed them.
 
     >>> zeros = torch.zeros(1, 1, 1, 3), torch.zeros(1, 1, 1, 2)  # one frame, no label
     >>> loss = tdt_loss(*zeros, torch.zeros(1, 0, dtype=int), torch.tensor([1]), torch.tensor([0]),
@@ -58,8 +59,7 @@ def tdt_loss(
         raise ValueError(f"durations must rise from 0 or above, without repeats; got {list(durations)}")
     if durations[-1] == 0:
         raise ValueError("durations must hold one above 0, or no blank could end the utterance; got [0]")
-    if token_logits.device.type != "cpu":
-        raise ValueError(f"this loss is for the CPU; the logits are on {token_logits.device}: use NeMo's kernel there")
+    _check(token_logits, frame_lengths, label_lengths)
     loss: Tensor = _Transducer.apply(  # type: ignore[no-untyped-call]
         token_logits, duration_logits, labels, frame_lengths, label_lengths, blank, tuple(durations), sigma
     )
@@ -70,10 +70,21 @@ def rnnt_loss(
     token_logits: Tensor, labels: Tensor, frame_lengths: Tensor, label_lengths: Tensor, *, blank: int
 ) -> Tensor:
     """Plain RNN-T loss (Graves 2012): a blank takes one frame, a label takes none. Shapes as above."""
+    _check(token_logits, frame_lengths, label_lengths)
     loss: Tensor = _Transducer.apply(  # type: ignore[no-untyped-call]
         token_logits, None, labels, frame_lengths, label_lengths, blank, (0, 1), 0.0
     )
     return loss
+
+
+def _check(token_logits: Tensor, frame_lengths: Tensor, label_lengths: Tensor) -> None:
+    """The compiled loops trust the lengths."""
+    if token_logits.device.type != "cpu":
+        raise ValueError(f"this loss is for the CPU; the logits are on {token_logits.device}: use NeMo's kernel there")
+    _, frames, states, _ = token_logits.shape
+    for lengths, most, name in ((frame_lengths, frames, "frame"), (label_lengths, states - 1, "label")):
+        if int(lengths.min()) < 0 or int(lengths.max()) > most:
+            raise ValueError(f"{name}_lengths must lie within 0 and {most}; got {lengths.tolist()}")
 
 
 class TDTLoss(torch.nn.Module):

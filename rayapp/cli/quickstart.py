@@ -39,7 +39,7 @@ def command(
     """Go the whole way on this machine: terms, sentences, speech, noise, training, evaluation, release, serving.
 
     Teaches a small NeMo FastConformer-TDT 60 medical terms with speech made here: nothing is
-    downloaded, no GPU is needed, and it takes some ten minutes on two cores. A second run skips
+    downloaded, no GPU is needed, and it takes about a quarter of an hour on two cores. A second run skips
     what is done; Ctrl-C stops it at any time.
 
     Example: `rayapp quickstart --set lexicon.path=my_terms.csv --set lexicon.take=40 --set lexicon.held_out=10`

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -77,6 +78,17 @@ def test_releasing_the_same_again_makes_no_second_version(evaluation, home):
     assert "test.wer" in model.figures
 
 
+def test_a_model_that_changed_since_it_was_judged_is_not_released(evaluation, tmp_path):
+    judged = json.loads((evaluation / "models.json").read_text())
+    copy = tmp_path / "evaluation"
+    shutil.copytree(evaluation, copy)
+    (tmp_path / "model.nemo").write_bytes(b"trained again")
+    judged["after"]["path"] = str(tmp_path / "model.nemo")
+    (copy / "models.json").write_text(json.dumps(judged))
+    with pytest.raises(UserError, match=r"model\.nemo is not the model that .* judged: evaluate it again"):
+        release(ReleaseConfig(evaluation=copy), tmp_path)
+
+
 @pytest.fixture(scope="module")
 def client(home):
     port = free_port()
@@ -132,6 +144,12 @@ def test_a_bad_request_gets_an_error_in_openais_shape_and_the_next_is_served(
     assert caught.value.response.headers["x-request-id"].startswith("req_")
     assert set(caught.value.response.json()["error"]) == {"message", "type", "param", "code"}
     assert client.audio.transcriptions.create(model="medical-asr", file=recording).text is not None
+
+
+def test_an_address_that_is_not_there_is_answered_in_openais_shape(client):
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.get("/nothing", cast_to=object)
+    assert set(caught.value.response.json()["error"]) == {"message", "type", "param", "code"}
 
 
 def test_audio_that_is_too_long_is_refused_before_it_is_decoded(client):

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.training.config import LearningConfig, ModelConfig, SourceConfig, TrainingConfig
+from pipelines.training.batches import Corpus
+from pipelines.training.config import DeepSpeedConfig, LearningConfig, ModelConfig, SourceConfig, TrainingConfig
 from pipelines.training.engine import deepspeed_settings
 from pipelines.training.train import train
 from rayapp.asr.nemo import NemoTransducer
@@ -60,7 +61,10 @@ def test_adapting_starts_from_the_earlier_model_and_mixes_its_sources(
         model=ModelConfig(path=small_model / "model.nemo"),
         max_steps=2,
         batch_size=4,
+        optimizer="muon",
         learning_rate=1e-5,
+        muon_learning_rate=1e-4,
+        deepspeed=DeepSpeedConfig(zero_stage=0),
     )
     figures = train(config, tmp_path / "tracking")
     assert figures["step"] == 2
@@ -87,6 +91,36 @@ def test_a_missing_model_or_split_is_said_before_workers_start(small_manifest, t
     with pytest.raises(UserError, match=r"manifest .*nowhere does not exist"):
         train(config(sources=(SourceConfig(manifest=tmp_path / "nowhere"),)), tmp_path)
     assert key_of(tmp_path / "out") is None
+
+
+def test_kept_features_are_what_the_model_makes_of_the_audio(small_model, small_manifest):
+    import torch
+
+    recogniser = NemoTransducer.load(small_model / "model.nemo")
+    corpus = Corpus.open([SourceConfig(manifest=small_manifest, split="test")], recogniser)
+    batch = corpus.batch([0, 3])
+    for row, features, length in zip([0, 3], batch.features, batch.feature_lengths, strict=True):
+        audio = torch.from_numpy(corpus.audio(row))[None]
+        encoded, frames = recogniser.model(input_signal=audio, input_signal_length=torch.tensor([audio.shape[1]]))
+        kept = features[:length].T.float()[None]
+        again, _ = recogniser.model(processed_signal=kept, processed_signal_length=length[None])
+        count = int(frames[0])  # padding of up to a frame differs
+        torch.testing.assert_close(again[..., :count], encoded[..., :count], rtol=0.01, atol=0.01)
+
+
+def test_more_workers_than_the_machine_has_room_for_are_refused(ray, small_manifest, tmp_path):
+    config = TrainingConfig(
+        output=tmp_path / "out",
+        sources=(SourceConfig(manifest=small_manifest),),
+        model=ModelConfig(recipe="fastconformer_tdt_small"),
+        workers=500,
+    )
+    with pytest.raises(
+        UserError, match=r"500 CPUs are wanted; this machine has \d+: lower the workers \(500\) of the training"
+    ):
+        train(config, tmp_path)
+    with pytest.raises(UserError, match=r"2 GPUs are wanted"):
+        train(config.model_copy(update={"workers": 2, "gpus_per_worker": 1.0}), tmp_path)
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path):

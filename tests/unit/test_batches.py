@@ -18,6 +18,7 @@ def corpus():
         targets=[[1]] * 101,
         texts=["x"] * 101,
         sources=[(np.arange(60), 60), (np.arange(60, 101), 20)],
+        recogniser=LengthTeller(),
     )
 
 

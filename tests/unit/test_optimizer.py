@@ -1,9 +1,11 @@
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from pipelines.training.config import DeepSpeedConfig, LearningConfig
 from pipelines.training.optimizer import make_optimizer, orthogonalised
@@ -16,7 +18,7 @@ class Encoder(torch.nn.Module):
         super().__init__()
         self.encoder = torch.nn.Module()
         self.encoder.layers = torch.nn.ModuleList([torch.nn.Linear(16, 32), torch.nn.Linear(32, 16)])
-        self.depthwise = torch.nn.Conv1d(16, 16, 3, groups=16)
+        self.encoder.layers.append(torch.nn.Conv1d(16, 16, 31, groups=16))
         self.embedding = torch.nn.Embedding(20, 16)
 
 
@@ -38,7 +40,7 @@ def test_only_the_matrices_between_hidden_layers_are_muons():
     shapes = {group["orthogonal"]: sorted(tuple(p.shape) for p in group["params"]) for group in groups}
     assert shapes[True] == [(16, 32), (32, 16)]
     assert (20, 16) in shapes[False]
-    assert (16, 1, 3) in shapes[False]
+    assert (16, 1, 31) in shapes[False]
 
 
 @pytest.mark.parametrize("shape", [(3, 24, 24), (2, 16, 64), (2, 64, 16)])
@@ -65,20 +67,23 @@ def test_a_matrix_moves_by_as_much_as_the_learning_rate_says():
     assert torch.linalg.svdvals(update).median().item() == pytest.approx(1.0, abs=0.35)
 
 
-def _step_on_a_rank(rank, port, path):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    torch.manual_seed(1)
-    torch.save(step(Encoder(), MUON).state_dict(), path / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
 def test_ranks_that_share_the_work_out_make_the_step_of_one(tmp_path):
     from serve.run import free_port
 
-    mp.spawn(_step_on_a_rank, (free_port(), tmp_path), nprocs=2)
+    port = str(free_port())
+    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), port, str(tmp_path)]) for rank in range(2)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     torch.manual_seed(1)
     alone = step(Encoder(), MUON).state_dict()
     for rank in range(2):
         together = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, value in alone.items():
             torch.testing.assert_close(together[name], value)
+
+
+if __name__ == "__main__":  # one of the ranks
+    rank, port, folder = sys.argv[1:]
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=int(rank), world_size=2)
+    torch.manual_seed(1)
+    torch.save(step(Encoder(), MUON).state_dict(), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()

@@ -3,7 +3,7 @@ import numpy as np
 from pipelines.manifests.write import manifest_table
 from rayapp.errors import RejectedError
 from rayapp.execution import run_stages
-from rayapp.records import MANIFEST_SCHEMA, Utterance, slots_to_table, utterances_from_table, utterances_to_table
+from rayapp.records import MANIFEST_SCHEMA, Term, Utterance, slots_to_table, utterances_from_table, utterances_to_table
 from rayapp.stage import Resources
 
 
@@ -15,6 +15,12 @@ def test_an_utterance_survives_the_way_between_workers(spoken):
     assert received.steps == sent.steps
     assert np.array_equal(received.audio, sent.audio)
     assert received.utterance_id == sent.utterance_id
+
+
+def test_the_companions_of_a_term_survive_the_plan(slot):
+    listed = slot(companions=(Term("aspirin", "drug", pronunciation="as-prin", weight=2.0), Term("losartan", "drug")))
+    (received,) = utterances_from_table(slots_to_table([listed]))
+    assert received.slot == listed
 
 
 def test_a_slot_without_a_term_survives_the_plan(slot):

@@ -144,6 +144,18 @@ def test_durations_that_make_no_sense_are_refused(durations):
         tdt_loss(tokens, lasting, *rest, blank=5, durations=durations)
 
 
+@pytest.mark.parametrize(("frames", "labels"), [(8, 4), (7, 5), (-1, 4)])
+def test_lengths_beyond_the_logits_are_refused(frames, labels):
+    tokens, lasting, targets, *_ = batch(size=1)
+    lengths = torch.tensor([frames]), torch.tensor([labels])
+    for loss in (
+        lambda: tdt_loss(tokens, lasting, targets, *lengths, blank=5, durations=[0, 1, 2, 3, 4]),
+        lambda: rnnt_loss(tokens, targets, *lengths, blank=5),
+    ):
+        with pytest.raises(ValueError, match="_lengths must lie within 0 and"):
+            loss()
+
+
 def test_the_enumeration_itself_counts_every_path():
     """Two frames, one label, durations 0 and 1: three paths, each with the same probability."""
     tokens, lasting = torch.zeros(2, 2, 2), torch.zeros(2, 2, 2)

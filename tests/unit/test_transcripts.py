@@ -3,7 +3,7 @@ import pytest
 
 from pipelines.config import SynthesisConfig
 from pipelines.lexicon.config import LexiconConfig
-from pipelines.lexicon.terms import open_lexicon
+from pipelines.lexicon.terms import Lexicon, open_lexicon
 from pipelines.manifests.config import ManifestsConfig, SizesConfig
 from pipelines.plan import plan_slots
 from pipelines.transcripts.config import TranscriptsConfig
@@ -30,7 +30,11 @@ def test_each_grammar_has_many_patterns_and_every_one_can_be_written(name, fewes
     rng = np.random.default_rng(0)
     for pattern in grammar.patterns.values():
         term = Term("losartan", category="drug") if pattern.category else None
-        text = grammar.write(pattern.pattern_id, term, rng).text
+        companions = [Term(f"companion {name}") for name in "abc"][: pattern.companions]
+        written = grammar.write(pattern.pattern_id, term, rng, companions)
+        text = written.text
+        assert all(t.casefold() in text.casefold() for t in written.terms)
+        assert len(written.terms) == bool(term) + pattern.companions
         assert "{" not in text
         assert not any(c.isdigit() for c in text)
         assert ("losartan" in text.casefold()) == bool(term)
@@ -47,9 +51,9 @@ def test_abbreviations_are_written_one_way_and_said_another():
 
 def test_a_smaller_grammar_has_fewer_words_and_all_categories():
     whole, part = load_grammar("clinical_en"), load_grammar("clinical_en", 20, 3)
-    assert len(part.patterns) == 20
+    assert len([p for p in part.patterns.values() if not p.companions]) == 20
     assert {p.category for p in part.patterns.values()} == {p.category for p in whole.patterns.values()}
-    assert max(map(len, part.slots.values())) == 3
+    assert max(len(alternatives) for slot, alternatives in part.slots.items() if not slot.endswith("_list")) == 3
 
 
 def test_the_same_words_fall_on_the_same_side_whatever_their_dress():
@@ -90,6 +94,23 @@ def test_held_out_terms_patterns_and_voices_are_never_trained_on(plan):
     assert not {s.term.text for s in trained if s.term} & {s.term.text for s in by_split["test_unseen_terms"]}
     assert not {s.prompt for s in trained} & {s.prompt for s in by_split["test_unseen_patterns"]}
     assert {s.term.text for s in by_split["test"]} <= {s.term.text for s in trained if s.term}
+
+
+def test_lists_teach_several_terms_of_a_category_and_are_never_tested(plan):
+    slots, _ = plan
+    lists = [slot for slot in slots if slot.companions]
+    assert {slot.split for slot in lists} == {"train"}
+    for slot in lists:
+        together = [slot.term, *slot.companions]
+        assert len({term.text for term in together}) == len(together)
+        assert len({term.category for term in together}) == 1
+    assert 0.1 < len(lists) / len([s for s in slots if s.split == "train" and s.term]) < 0.4
+
+
+def test_a_category_of_one_term_gets_no_lists():
+    config = SynthesisConfig(manifests=ManifestsConfig(sizes=SizesConfig(train_per_term=30)))
+    slots = plan_slots(config, Lexicon([Term("losartan", "drug"), Term("widget", "gadget")], [Term("x", "drug")]))
+    assert not any(slot.companions for slot in slots)
 
 
 def test_each_term_gets_its_share_by_weight(plan):
