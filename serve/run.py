@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,15 +46,15 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
         http_options={"host": config.host, "port": config.port},
         logging_config={"enable_access_log": False, "log_level": "ERROR"},
     )
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # start() has set it anew
     try:
         run(build(config, model), name=_APPLICATION, route_prefix="/")
         yield f"http://{config.host}:{config.port}/v1"
     finally:
-        try:
-            delete(_APPLICATION)
-        finally:
-            if not status().applications:  # others' on the same cluster go on
-                shutdown()
+        if set(status().applications) - {_APPLICATION}:
+            delete(_APPLICATION)  # others' on the same cluster go on
+        else:
+            shutdown()
 
 
 def require_free_port(host: str, port: int) -> None:
