@@ -42,7 +42,6 @@ def load_config(
     Raises `UserError` that names the key, the value and, for an unknown key, the nearest valid one.
     """
     values = _merged(_defaults(kind), _read_yaml(path)) if path else _defaults(kind)
-    source = str(path) if path else "the defaults"
     for keys, value in _from_environment(kind, os.environ if environment is None else environment):
         _put(values, keys, value, source="environment")
     for override in overrides:
@@ -53,7 +52,7 @@ def load_config(
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(kind, error, source)) from None
+        raise UserError(_explain(kind, error, path)) from None
 
 
 def save_config(config: StepConfig, folder: Path) -> Path:
@@ -143,7 +142,7 @@ def _put(values: dict[str, Any], keys: Sequence[str], value: Any, source: str) -
     values[keys[-1]] = value
 
 
-def _explain(kind: type[BaseModel], error: ValidationError, source: str) -> str:
+def _explain(kind: type[BaseModel], error: ValidationError, path: Path | None) -> str:
     lines = []
     for problem in error.errors():
         location = ".".join(str(part) for part in problem["loc"])
@@ -153,7 +152,7 @@ def _explain(kind: type[BaseModel], error: ValidationError, source: str) -> str:
             lines.append(f"{location}: {problem['ctx']['error']}" if location else str(problem["ctx"]["error"]))
         else:
             lines.append(f"{location} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
-    return f"settings from {source} are not valid:\n  " + "\n  ".join(lines)
+    return f"settings{f' from {path}' if path else ''} are not valid:\n  " + "\n  ".join(lines)
 
 
 def _explain_unknown_key(kind: type[BaseModel], location: str) -> str:
