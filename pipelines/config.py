@@ -48,14 +48,15 @@ class ServedModelConfig(StepConfig):
     """Port to listen on; without it, one that is free."""
 
 
-_FROM_SCRATCH = LearningConfig(
+_SMALL_MODEL = LearningConfig(
     optimizer="muon",
-    batch_size=4,
-    learning_rate=3e-3,
+    learning_rate=4e-3,
+    muon_learning_rate=0.03,
     label_noise=0.03,
+    phoneme_weight=0.5,
     deepspeed=DeepSpeedConfig(zero_stage=0),  # Muon's; and a small model has little to share out over the ranks
 )
-"""How a small model learns in minutes: many small steps."""
+"""How a small model learns in minutes."""
 
 
 class QuickstartConfig(StepConfig):
@@ -85,15 +86,15 @@ class QuickstartConfig(StepConfig):
         test_general=0,
     )
     """How much everyday speech the base model is taught."""
-    medical: SizesConfig = SizesConfig()
+    medical: SizesConfig = SizesConfig(train_per_term=90)
     """How much medical speech is made."""
-    base_training: LearningConfig = _FROM_SCRATCH.model_copy(update={"epochs": 3})
+    base_training: LearningConfig = _SMALL_MODEL.model_copy(update={"epochs": 4})
     """How the base model learns everyday speech."""
-    training: LearningConfig = _FROM_SCRATCH.model_copy(
-        update={"epochs": 3, "learning_rate": 2e-3, "muon_learning_rate": 0.015}
+    training: LearningConfig = _SMALL_MODEL.model_copy(
+        update={"epochs": 2, "learning_rate": 3e-3, "muon_learning_rate": 0.02}
     )
     """How it is adapted to the medical speech."""
-    replay_utterances: int = Field(default=2000, ge=1)
+    replay_utterances: int = Field(default=3000, ge=1)
     """Everyday utterances in each epoch of the adaptation, so that everyday speech is not forgotten."""
     gate: GateConfig = GateConfig()
     """What the adapted model must show to be released."""

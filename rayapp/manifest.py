@@ -53,6 +53,10 @@ class Manifest:
             )
         return self._shards[split]
 
+    def columns(self, split: str) -> list[str]:
+        names: list[str] = self._dataset(split).schema.names
+        return names
+
     def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of a split; without `audio` among the columns this is cheap."""
         return self._dataset(split).to_table(columns=list(columns) if columns else None)

@@ -82,6 +82,18 @@ class Transcript:
 
 
 @dataclass(frozen=True)
+class Phoneme:
+    """One sound of an utterance; it lasts until the next one starts."""
+
+    symbol: str
+    """As the speech engine names it, without stress; `PAUSE` where nothing is said."""
+    start_seconds: float
+
+
+PAUSE = "_"
+
+
+@dataclass(frozen=True)
 class Step:
     """Something done to the audio: enough to do it again."""
 
@@ -97,6 +109,8 @@ class Utterance:
     slot: Slot
     transcript: Transcript | None = None
     audio: Audio | None = None
+    phonemes: tuple[Phoneme, ...] = ()
+    """When which sound is made, from engines that tell."""
     steps: tuple[Step, ...] = ()
     status: Status = "ok"
     reason: str = ""
@@ -116,6 +130,9 @@ class Utterance:
 
     def with_audio(self, audio: Audio) -> Self:
         return dataclasses.replace(self, audio=np.ascontiguousarray(audio, dtype=np.float32))
+
+    def with_phonemes(self, phonemes: Sequence[Phoneme]) -> Self:
+        return dataclasses.replace(self, phonemes=tuple(phonemes))
 
     def with_step(self, name: str, version: int, **params: Any) -> Self:
         return dataclasses.replace(self, steps=(*self.steps, Step(name, version, params)))
@@ -151,6 +168,8 @@ PLAN_SCHEMA = pa.schema(
 )
 """A plan: one row per slot."""
 
+_PHONEMES = ("phonemes", pa.list_(pa.struct([("symbol", pa.string()), ("start_seconds", pa.float32())])))
+
 _IN_FLIGHT_SCHEMA = pa.schema(
     [
         *PLAN_SCHEMA,
@@ -159,6 +178,7 @@ _IN_FLIGHT_SCHEMA = pa.schema(
         ("terms", pa.list_(pa.string())),
         ("transcript_language", pa.string()),
         ("generator", pa.string()),
+        _PHONEMES,
         ("steps", pa.string()),
         ("status", pa.string()),
         ("reason", pa.string()),
@@ -187,6 +207,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("rate_wpm", pa.int32()),
         ("pitch", pa.int32()),
         ("snr_db", pa.float64()),
+        _PHONEMES,
         ("steps", pa.string()),  # JSON: [{name, version, params}], in the order they were applied
         ("seed", pa.int64()),
         ("transcript_id", pa.string()),
@@ -216,6 +237,7 @@ def utterances_to_table(utterances: Sequence[Utterance]) -> pa.Table:
                 "terms": list(transcript.terms) if transcript else None,
                 "transcript_language": transcript and transcript.language,
                 "generator": transcript and transcript.generator,
+                "phonemes": phoneme_rows(utterance),
                 "steps": _steps_json(utterance.steps),
                 "status": utterance.status,
                 "reason": utterance.reason,
@@ -223,6 +245,10 @@ def utterances_to_table(utterances: Sequence[Utterance]) -> pa.Table:
             }
         )
     return pa.Table.from_pylist(rows, schema=_IN_FLIGHT_SCHEMA)
+
+
+def phoneme_rows(utterance: Utterance) -> list[dict[str, Any]]:
+    return [{"symbol": p.symbol, "start_seconds": p.start_seconds} for p in utterance.phonemes]
 
 
 def utterances_from_table(table: pa.Table) -> list[Utterance]:
@@ -273,6 +299,7 @@ def _utterance(row: Mapping[str, Any]) -> Utterance:
         slot=slot,
         transcript=transcript,
         audio=None if samples is None else np.frombuffer(samples, dtype=np.float32),
+        phonemes=tuple(Phoneme(**phoneme) for phoneme in row["phonemes"]),
         steps=tuple(Step(**step) for step in json.loads(row["steps"])),
         status=row["status"],
         reason=row["reason"],

@@ -44,10 +44,10 @@ def spoken(slot: Callable[..., object]) -> Callable[..., object]:
     from rayapp.records import SAMPLE_RATE_HZ, Transcript, Utterance
 
     def make(text: str = "please start losartan today", pause_seconds: float = 0.0, **fields: object) -> Utterance:
-        audio = speak(text, "en-us+m3", rate_wpm=160, pitch=50)
+        audio, phonemes = speak(text, "en-us+m3", rate_wpm=160, pitch=50)
         audio = np.concatenate([audio, np.zeros(int(pause_seconds * SAMPLE_RATE_HZ), np.float32)])
         transcript = Transcript(text, text, ("losartan",), "en", "test")
-        return Utterance(slot(**fields), transcript, audio)  # type: ignore[arg-type]
+        return Utterance(slot(**fields), transcript, audio, phonemes)  # type: ignore[arg-type]
 
     return make
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from rayapp.audio.codec import encode_flac
 from rayapp.manifest import REJECTED
-from rayapp.records import MANIFEST_SCHEMA, Utterance
+from rayapp.records import MANIFEST_SCHEMA, Utterance, phoneme_rows
 
 _ROWS_PER_GROUP = 64
 
@@ -51,6 +51,7 @@ def _row(utterance: Utterance) -> dict[str, object]:
         "rate_wpm": slot.rate_wpm,
         "pitch": slot.pitch,
         "snr_db": slot.snr_db,
+        "phonemes": phoneme_rows(utterance),
         "steps": json.dumps([asdict(step) for step in utterance.steps]),
         "seed": slot.seed,
         "transcript_id": transcript and transcript.transcript_id,

@@ -3,22 +3,25 @@
 The library keeps state in static variables that no call resets: the tremor of a voice goes on where
 the last utterance left it, so the same sentence sounds a little different each time. It is therefore
 loaded anew for every utterance, which costs 1 ms and makes speech depend on its slot alone.
+
+It also tells when each sound starts: what a forced aligner would have to guess is known here.
 """
 
 from __future__ import annotations
 
 import _ctypes
 import ctypes
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import espeakng_loader
 import numpy as np
 import soxr
 
-from rayapp.records import SAMPLE_RATE_HZ, Audio
+from rayapp.records import PAUSE, SAMPLE_RATE_HZ, Audio, Phoneme
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,25 +30,59 @@ _SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: deliver samples to the callback, play n
 _UTF8 = 1
 _IPA = 2
 _RATE, _PITCH = 1, 3  # espeak_PARAMETER
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_TELL_PHONEMES = 1  # an option of espeak_Initialize
+_LAST_EVENT, _PHONEME_EVENT = 0, 7  # espeak_EVENT_TYPE
+_MARKS = "',%=|"
+"""Stress and other marks before the name of a phoneme; `;` alone is a trace of palatalisation, not a sound."""
+
+
+class _Event(ctypes.Structure):
+    """espeak_EVENT of speak_lib.h."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position_ms", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 8),
+    )
+
+
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 _DATA = Path(espeakng_loader.get_data_path())
 
 
-def speak(text: str, voice: str, *, rate_wpm: int, pitch: int) -> Audio:
+class Speech(NamedTuple):
+    audio: Audio
+    phonemes: tuple[Phoneme, ...]
+
+
+def speak(text: str, voice: str, *, rate_wpm: int, pitch: int) -> Speech:
     """Speak a text; empty where there is nothing to say.
 
     voice: `accent+speaker`, such as `en-us+m3`. pitch: 0–99; 50 is the voice's own.
     Raises `ValueError` for a voice that espeak-ng does not have.
 
-    >>> audio = speak("take losartan", "en-us+m3", rate_wpm=160, pitch=50)
-    >>> 0.5 < len(audio) / SAMPLE_RATE_HZ < 3
+    >>> speech = speak("take losartan", "en-us+m3", rate_wpm=160, pitch=50)
+    >>> 0.5 < len(speech.audio) / SAMPLE_RATE_HZ < 3
     True
+    >>> " ".join(phoneme.symbol for phoneme in speech.phonemes)
+    't eI k l 0 s A@ t @ n _ _'
     """
     chunks: list[NDArray[np.int16]] = []
+    starts: list[tuple[str, int]] = []
 
-    def receive(samples: ctypes._Pointer[ctypes.c_short], count: int, _events: int) -> int:
+    def receive(samples: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_Event]) -> int:
         if samples and count > 0:
             chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        for event in map(events.__getitem__, itertools.count()):
+            if event.type == _LAST_EVENT:
+                break
+            if event.type == _PHONEME_EVENT:
+                starts.append((event.name.decode(), event.sample))
         return 0
 
     with _library(voice) as (library, rate_hz):
@@ -56,10 +93,22 @@ def speak(text: str, voice: str, *, rate_wpm: int, pitch: int) -> Audio:
         encoded = text.encode()
         library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _UTF8, None, None)
     if not chunks:
-        return np.zeros(0, np.float32)
+        return Speech(np.zeros(0, np.float32), ())
     speech = np.concatenate(chunks).astype(np.float32) / 32768
-    resampled: Audio = soxr.resample(speech, rate_hz, SAMPLE_RATE_HZ)
-    return resampled
+    return Speech(
+        soxr.resample(speech, rate_hz, SAMPLE_RATE_HZ),
+        tuple(Phoneme(_symbol(name), sample / rate_hz) for name, sample in starts),
+    )
+
+
+def _symbol(name: str) -> str:
+    """The phoneme without its marks.
+
+    >>> [_symbol(name) for name in ("'A@", ",eI", "_:", ";", "t#")]
+    ['A@', 'eI', '_', '_', 't#']
+    """
+    bare = name.lstrip(_MARKS)
+    return PAUSE if bare.startswith("_") or bare in ("", ";") else bare
 
 
 def phonemes(text: str, voice: str = "en-us") -> str:
@@ -90,7 +139,7 @@ def _library(voice: str) -> Iterator[tuple[ctypes.CDLL, int]]:
     """The library, fresh, with a voice set, and its sample rate in Hz."""
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     try:
-        rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 0, str(_DATA).encode(), 0)
+        rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 0, str(_DATA).encode(), _TELL_PHONEMES)
         if rate_hz <= 0:
             raise RuntimeError(f"espeak-ng did not start with its data in {_DATA}")
         if library.espeak_SetVoiceByName(voice.encode()) != 0:

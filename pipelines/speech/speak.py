@@ -21,19 +21,20 @@ class Speak(Stage):
     """Speaks the transcript in the voice, rate and pitch that the slot drew."""
 
     name = "speech"
-    version = 1
+    version = 2
     resources = Resources(cpus=0.5)
 
     def __call__(self, utterance: Utterance) -> Utterance:
         slot, transcript = utterance.slot, utterance.transcript
         assert transcript
-        audio = espeak.speak(transcript.spoken, slot.voice, rate_wpm=slot.rate_wpm, pitch=slot.pitch)
+        audio, phonemes = espeak.speak(transcript.spoken, slot.voice, rate_wpm=slot.rate_wpm, pitch=slot.pitch)
         if len(audio) < _SHORTEST_SECONDS * SAMPLE_RATE_HZ:
             raise RejectedError(f"voice {slot.voice} said nothing")
         peak = float(np.abs(audio).max())
         if peak < 1e-3:
             raise RejectedError(f"voice {slot.voice} is silent")
-        return utterance.with_audio(audio * (_PEAK / peak)).with_step(
+        spoken = utterance.with_audio(audio * (_PEAK / peak)).with_phonemes(phonemes)
+        return spoken.with_step(
             self.name, self.version, engine=slot.engine, voice=slot.voice, rate_wpm=slot.rate_wpm, pitch=slot.pitch
         )
 

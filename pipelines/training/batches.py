@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from pipelines.training.config import SourceConfig
+from rayapp.asr.phonemes import UNKNOWN, phoneme_slices
 from rayapp.asr.recogniser import Recogniser
 from rayapp.audio.codec import decode
 from rayapp.errors import UserError
@@ -25,12 +26,14 @@ _LENGTH_JITTER = 0.1
 
 
 class Batch(NamedTuple):
-    """features: (batch, frames, mels) float16. tokens: (batch, labels) int64. Lengths: (batch,) int64."""
+    """features: (batch, frames, mels) float16. tokens: (batch, labels) int64. Lengths: (batch,) int64.
+    phonemes: (batch, slices) int64, of no slices where they are not learnt."""
 
     features: torch.Tensor
     feature_lengths: torch.Tensor
     tokens: torch.Tensor
     token_lengths: torch.Tensor
+    phonemes: torch.Tensor
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(tensor.to(device) for tensor in self))
@@ -50,15 +53,19 @@ class Corpus:
     sources: list[tuple[NDArray[np.int64], int]]
     """Of each source: its rows, and how many of them an epoch takes."""
     recogniser: Recogniser
+    phonemes: list[NDArray[np.int16]] | None = None
+    """Of each utterance, (slices,), see `rayapp.asr.phonemes`; None where they are not learnt."""
 
     def __post_init__(self) -> None:
         self._features: dict[int, torch.Tensor] = {}
 
     @classmethod
-    def open(cls, configs: Sequence[SourceConfig], recogniser: Recogniser) -> Corpus:
+    def open(cls, configs: Sequence[SourceConfig], recogniser: Recogniser, symbols: Sequence[str] = ()) -> Corpus:
+        """symbols: the phonemes to learn; their place is their number."""
+        columns = ["audio", "duration_seconds", "text", *(["phonemes"] if symbols else [])]
         tables, sources, first = [], [], 0
         for config in configs:
-            table = Manifest(config.manifest).read(config.split, ["audio", "duration_seconds", "text"])
+            table = Manifest(config.manifest).read(config.split, columns)
             if not table.num_rows:
                 raise UserError(f"manifest {config.manifest} has no utterances in split {config.split!r}")
             rows = np.arange(first, first + table.num_rows)
@@ -66,14 +73,20 @@ class Corpus:
             tables.append(table)
             first += table.num_rows
         whole = pa.concat_tables(tables)
-        texts = whole["text"].to_pylist()
+        texts, durations = whole["text"].to_pylist(), whole["duration_seconds"].to_numpy()
+        phonemes = None
+        if symbols:
+            ids = {symbol: number for number, symbol in enumerate(symbols)}
+            rows_and_seconds = zip(whole["phonemes"].to_pylist(), durations, strict=True)
+            phonemes = [phoneme_slices(row, seconds, ids).astype(np.int16) for row, seconds in rows_and_seconds]
         return cls(
             flac=whole["audio"],
-            durations=whole["duration_seconds"].to_numpy(),
+            durations=durations,
             targets=[recogniser.tokenise(text) for text in texts],
             texts=texts,
             sources=sources,
             recogniser=recogniser,
+            phonemes=phonemes,
         )
 
     @property
@@ -90,11 +103,13 @@ class Corpus:
                 self._features[row] = self.recogniser.features(self.audio(row))
         features = [self._features[row] for row in rows]
         tokens = [torch.tensor(self.targets[row], dtype=torch.int64) for row in rows]
+        phonemes = [torch.tensor(self.phonemes[row] if self.phonemes else [], dtype=torch.int64) for row in rows]
         return Batch(
             pad(features, batch_first=True),
             torch.tensor([len(f) for f in features]),
             pad(tokens, batch_first=True),
             torch.tensor([len(t) for t in tokens]),
+            pad(phonemes, batch_first=True, padding_value=UNKNOWN),
         )
 
 

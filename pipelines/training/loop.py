@@ -24,8 +24,8 @@ from rayapp.errors import UserError
 def train_on_this_rank(setup: dict[str, Any]) -> None:
     """Runs in each worker of the `TorchTrainer`.
 
-    setup: `config` (TrainingConfig), `tokenizer` (folder, for a new model), `staging` (folder that
-    rank 0 writes the model to), `relay` (actor that takes metrics, see `train.py`).
+    setup: `config` (TrainingConfig), `tokenizer` (folder, for a new model), `phonemes` (symbols to learn), `staging`
+    (folder that rank 0 writes the model to), `relay` (actor that takes metrics, see `train.py`).
     """
     import ray.train.torch
 
@@ -36,8 +36,10 @@ def train_on_this_rank(setup: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     os.environ["DS_ACCELERATOR"] = device.type  # or DeepSpeed takes any GPU that it sees; read when it is imported
     recogniser = _starting_model(config, setup["tokenizer"], device)
+    if setup["phonemes"]:
+        recogniser.learn_phonemes(len(setup["phonemes"]), config.phoneme_weight)
     torch.manual_seed(config.seed * 1000 + rank)  # from here on the ranks differ: dropout, SpecAugment
-    corpus = Corpus.open(config.sources, recogniser)
+    corpus = Corpus.open(config.sources, recogniser, setup["phonemes"])
     validation = Corpus.open(config.validation, recogniser) if config.validation else None
     steps_per_epoch = math.ceil(corpus.rows_per_epoch / (config.batch_size * ranks))
     total_steps = min(config.epochs * steps_per_epoch, config.max_steps or 10**9)

@@ -55,6 +55,7 @@ def train(config: TrainingConfig, home: Path, progress: Progress = lambda done, 
     require_room(
         config.workers, config.workers * config.gpus_per_worker, f"lower the workers ({config.workers}) of the training"
     )
+    phonemes = _phonemes_to_learn(config)
     hours = sum(Manifest(source.manifest).hours(source.split) for source in config.sources)
     with published_folder(config.output, key) as staging, tracked_run(home, config.output.name) as run:
         save_config(config, staging)
@@ -66,6 +67,7 @@ def train(config: TrainingConfig, home: Path, progress: Progress = lambda done, 
             train_loop_config={
                 "config": config.for_workers(),
                 "tokenizer": tokenizer,
+                "phonemes": phonemes,
                 "staging": staging.absolute(),
                 "relay": relay,
             },
@@ -89,6 +91,24 @@ def train(config: TrainingConfig, home: Path, progress: Progress = lambda done, 
         (staging / "metrics.json").write_text(json.dumps({"figures": figures, "history": history}, indent=1) + "\n")
         _remove_scratch(staging)
     return figures
+
+
+def _phonemes_to_learn(config: TrainingConfig) -> list[str]:
+    """The symbols that the sources use, alike on all ranks; none where no weight is given to them."""
+    if not config.phoneme_weight:
+        return []
+    symbols = set()
+    for source in config.sources:
+        manifest = Manifest(source.manifest)
+        if "phonemes" in manifest.columns(source.split):
+            column = manifest.read(source.split, ["phonemes"])["phonemes"]
+            symbols |= {row["symbol"] for row in column.combine_chunks().flatten().to_pylist()}
+    if not symbols:
+        raise UserError(
+            f"phoneme_weight is {config.phoneme_weight:g}, but no source tells its phonemes; set it to 0, or make the "
+            "speech with an engine that tells them (espeak)"
+        )
+    return sorted(symbols)
 
 
 def _fit_tokenizer(config: TrainingConfig, staging: Path) -> Path | None:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import torch
 
+from rayapp.asr.phonemes import SLICE_SECONDS, PhonemeLoss
 from rayapp.asr.recogniser import Heard, Word
 from rayapp.asr.tdt_loss import TDTLoss
 from rayapp.asr.text import plain_text
@@ -73,6 +74,13 @@ class NemoTransducer:
         tokens: list[int] = self.model.tokenizer.text_to_ids(plain_text(text))
         return tokens
 
+    def learn_phonemes(self, count: int, weight: float) -> None:
+        slices_per_frame = round(self._frame_seconds / SLICE_SECONDS)
+        loss = PhonemeLoss(self.model.encoder.d_model, count, slices_per_frame)
+        assert isinstance(self.module, _LossModule)
+        self.module.phoneme_loss = loss.to(next(self.model.parameters()).device)
+        self.module.phoneme_weight = weight
+
     @torch.inference_mode()
     def transcribe(self, audio: Sequence[Audio], *, times: bool = False) -> list[Heard]:
         if not audio:
@@ -91,9 +99,14 @@ class NemoTransducer:
         with _quiet_nemo():
             self.model.save_to(str(path.absolute()))
 
+    @property
+    def _frame_seconds(self) -> float:
+        """Between two frames of the encoder."""
+        return float(self.model.cfg.preprocessor.window_stride * self.model.encoder.subsampling_factor)
+
     def _words(self, hypothesis: Any) -> tuple[Word, ...]:
         """Word times from the frames at which the tokens were emitted and how long each lasted."""
-        frame_seconds = self.model.cfg.preprocessor.window_stride * self.model.encoder.subsampling_factor
+        frame_seconds = self._frame_seconds
         pieces = self.model.tokenizer.ids_to_tokens([int(i) for i in hypothesis.y_sequence])
         starts = [int(t) for t in hypothesis.timestamp]
         durations = [int(d) for d in hypothesis.token_duration] if hypothesis.token_duration is not None else []
@@ -120,11 +133,21 @@ class _LossModule(torch.nn.Module):
         super().__init__()
         self.model = model
         self.label_noise = label_noise
+        self.phoneme_loss: PhonemeLoss | None = None  # beside the model, so that it is not saved with it
+        self.phoneme_weight = 0.0
 
     def forward(
-        self, features: torch.Tensor, feature_lengths: torch.Tensor, tokens: torch.Tensor, token_lengths: torch.Tensor
+        self,
+        features: torch.Tensor,
+        feature_lengths: torch.Tensor,
+        tokens: torch.Tensor,
+        token_lengths: torch.Tensor,
+        phonemes: torch.Tensor,
     ) -> torch.Tensor:
-        """features: (batch, frames, mels). tokens: (batch, labels). Lengths: (batch,). Returns a scalar."""
+        """features: (batch, frames, mels). tokens: (batch, labels). Lengths: (batch,). Returns a scalar.
+
+        phonemes: (batch, slices), see `rayapp.asr.phonemes`; read only after `learn_phonemes`.
+        """
         model = self.model
         encoded, encoded_lengths = model(processed_signal=features.mT.float(), processed_signal_length=feature_lengths)
         decoded, _, _ = model.decoder(targets=self._shown(tokens), target_length=token_lengths)
@@ -132,6 +155,8 @@ class _LossModule(torch.nn.Module):
         loss: torch.Tensor = model.loss(
             log_probs=joint, targets=tokens, input_lengths=encoded_lengths, target_lengths=token_lengths
         )
+        if self.phoneme_loss is not None:
+            loss = loss + self.phoneme_weight * self.phoneme_loss(encoded, phonemes)
         return loss
 
     def _shown(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -37,7 +37,8 @@ class Recogniser(Protocol):
     """
 
     module: torch.nn.Module
-    """Its forward takes `features, feature_lengths, tokens, token_lengths` and returns the loss of the batch."""
+    """Its forward takes a training batch (`features, feature_lengths, tokens, token_lengths, phonemes`) and
+    returns the loss."""
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> Self:
@@ -50,6 +51,13 @@ class Recogniser(Protocol):
 
     def tokenise(self, text: str) -> list[int]:
         """The training target of a text."""
+        ...
+
+    def learn_phonemes(self, count: int, weight: float) -> None:
+        """From now on `module` adds to its loss how badly the encoder tells `count` phonemes apart, times `weight`.
+
+        The model itself, as it is saved, stays as it was.
+        """
         ...
 
     def transcribe(self, audio: Sequence[Audio], *, times: bool = False) -> list[Heard]:

@@ -1,6 +1,8 @@
 import json
+import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.training.batches import Corpus
@@ -73,6 +75,40 @@ def test_adapting_starts_from_the_earlier_model_and_mixes_its_sources(
     assert first < fresh
     again = train(config, tmp_path / "tracking")
     assert again == figures
+
+
+def test_phonemes_are_learnt_beside_the_words_and_are_not_in_the_model(ray, small_model, small_manifest, tmp_path):
+    config = TrainingConfig(
+        output=tmp_path / "model",
+        sources=(SourceConfig(manifest=small_manifest),),
+        model=ModelConfig(path=small_model / "model.nemo"),
+        max_steps=12,
+        epochs=20,
+        batch_size=4,
+        phoneme_weight=10.0,
+        workers=1,
+    )
+    train(config, tmp_path / "tracking")
+    losses = [e["loss"] for e in json.loads((config.output / "metrics.json").read_text())["history"] if "loss" in e]
+    assert losses[0] > 30  # 10 times some log(70), beside which the transducer's loss is small
+    assert losses[-1] < 0.8 * losses[0]
+    names = NemoTransducer.load(config.output / "model.nemo").model.state_dict().keys()
+    assert names == NemoTransducer.load(small_model / "model.nemo").model.state_dict().keys()
+
+
+def test_speech_that_does_not_tell_its_phonemes_is_refused(ray, small_model, small_manifest, tmp_path):
+    silent = tmp_path / "foreign"
+    shutil.copytree(small_manifest, silent)
+    for shard in (silent / "data").glob("train-*"):
+        pq.write_table(pq.read_table(shard).drop_columns(["phonemes"]), shard)
+    config = TrainingConfig(
+        output=tmp_path / "model",
+        sources=(SourceConfig(manifest=silent),),
+        model=ModelConfig(path=small_model / "model.nemo"),
+        phoneme_weight=0.5,
+    )
+    with pytest.raises(UserError, match=r"phoneme_weight is 0\.5, but no source tells its phonemes; set it to 0"):
+        train(config, tmp_path / "tracking")
 
 
 def test_a_missing_model_or_split_is_said_before_workers_start(small_manifest, tmp_path):

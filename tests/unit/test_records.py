@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from pipelines.manifests.write import manifest_table
 from rayapp.errors import RejectedError
@@ -13,6 +14,8 @@ def test_an_utterance_survives_the_way_between_workers(spoken):
     assert received.slot == sent.slot
     assert received.transcript == sent.transcript
     assert received.steps == sent.steps
+    assert [p.symbol for p in received.phonemes] == [p.symbol for p in sent.phonemes] != []
+    assert received.phonemes[3].start_seconds == pytest.approx(sent.phonemes[3].start_seconds)
     assert np.array_equal(received.audio, sent.audio)
     assert received.utterance_id == sent.utterance_id
 

@@ -1,6 +1,7 @@
 import hashlib
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -24,10 +25,24 @@ def test_speech_has_a_plausible_length_and_level(slot):
     assert said.steps[0].params["voice"] == "en-us+m3"
 
 
+def test_each_phoneme_starts_where_it_is_heard():
+    audio, phonemes = speak("see", "en-us+m3", rate_wpm=120, pitch=50)
+    assert [p.symbol for p in phonemes[:4]] == ["s", "i:", "_", "_"]
+    starts = [round(p.start_seconds * SAMPLE_RATE_HZ) for p in phonemes] + [len(audio)]
+    assert starts == sorted(starts)
+    hiss, vowel, *_ = (audio[a:b] for a, b in pairwise(starts))
+    assert _zero_crossings(hiss) > 5 * _zero_crossings(vowel)
+
+
+def _zero_crossings(audio):
+    """Share of the samples at which the sign changes: high in a hiss, low in a vowel."""
+    return np.mean(np.diff(np.signbit(audio)))
+
+
 def test_rate_and_pitch_are_heard():
-    slow = speak("good morning everyone", "en-us+m3", rate_wpm=120, pitch=50)
-    fast = speak("good morning everyone", "en-us+m3", rate_wpm=220, pitch=50)
-    high = speak("good morning everyone", "en-us+m3", rate_wpm=120, pitch=90)
+    slow = speak("good morning everyone", "en-us+m3", rate_wpm=120, pitch=50).audio
+    fast = speak("good morning everyone", "en-us+m3", rate_wpm=220, pitch=50).audio
+    high = speak("good morning everyone", "en-us+m3", rate_wpm=120, pitch=90).audio
     assert len(fast) < 0.75 * len(slow)
     assert _strongest_hz(high) > 1.2 * _strongest_hz(slow)
 
@@ -49,7 +64,7 @@ def test_the_same_slot_sounds_the_same_in_another_process(slot):
     here = Speak()(Utterance(slot(), transcript("good morning"))).audio
     program = (
         "import hashlib; from pipelines.speech.espeak import speak;"
-        "a = speak('good morning', 'en-us+m3', rate_wpm=160, pitch=50);"
+        "a = speak('good morning', 'en-us+m3', rate_wpm=160, pitch=50).audio;"
         "print(hashlib.sha256((a * (0.5 / float(abs(a).max()))).tobytes()).hexdigest())"
     )
     there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
@@ -64,7 +79,7 @@ def test_every_default_voice_is_the_same_whatever_was_said_before():
         keep = []
         for speaker in order:
             keep.append(bytes(len(speaker) * 10_000))  # other memory lies about the second time
-            audio = speak(sentence, f"en-gb-x-rp+{speaker}", rate_wpm=185, pitch=50)
+            audio = speak(sentence, f"en-gb-x-rp+{speaker}", rate_wpm=185, pitch=50).audio
             yield speaker, hashlib.sha256(audio.tobytes()).hexdigest()
 
     assert dict(digests(speakers)) == dict(digests(speakers[::-1]))
