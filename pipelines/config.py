@@ -49,6 +49,7 @@ class ServedModelConfig(StepConfig):
 
 
 _SMALL_MODEL = LearningConfig(
+    epochs=3,
     optimizer="muon",
     learning_rate=4e-3,
     muon_learning_rate=0.03,
@@ -86,13 +87,11 @@ class QuickstartConfig(StepConfig):
         test_general=0,
     )
     """How much everyday speech the base model is taught."""
-    medical: SizesConfig = SizesConfig(train_per_term=90)
+    medical: SizesConfig = SizesConfig(train_per_term=75)
     """How much medical speech is made."""
-    base_training: LearningConfig = _SMALL_MODEL.model_copy(update={"epochs": 4})
+    base_training: LearningConfig = _SMALL_MODEL
     """How the base model learns everyday speech."""
-    training: LearningConfig = _SMALL_MODEL.model_copy(
-        update={"epochs": 2, "learning_rate": 3e-3, "muon_learning_rate": 0.02}
-    )
+    training: LearningConfig = _SMALL_MODEL
     """How it is adapted to the medical speech."""
     replay_utterances: int = Field(default=3000, ge=1)
     """Everyday utterances in each epoch of the adaptation, so that everyday speech is not forgotten."""

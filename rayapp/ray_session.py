@@ -36,6 +36,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its files in /tmp/ray keep the rest
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # How Serve's controller always ends: Ray reports it as a failure.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", r"ServeController\.graceful_shutdown failed")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
     import ray.data
@@ -43,6 +45,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     global _ours
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     local = address == "local"
+    if local:  # nobody takes this machine away; the actor that watches out for it imports torch to do so
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
         ray.init(
             address=address,
@@ -88,7 +92,6 @@ def worker_environment() -> dict[str, str]:
         "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
         "MALLOC_TOP_PAD_": str(64 << 20),
-        "MALLOC_ARENA_MAX": "1",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +58,8 @@ def published_folder(location: Path, key: str, *, resume: bool = False) -> Itera
     replaced once the new one is whole.
 
     key: see `step_key`. With `resume` the staging folder keeps what an interrupted run with the same
-        key left in it; otherwise it starts empty, and is removed when the block fails.
+        key left in it, until something else is published there; otherwise it starts empty, and is removed
+        when the block fails.
 
     Raises `UserError` where the disk is full or may not be written.
     """
@@ -79,6 +81,8 @@ def published_folder(location: Path, key: str, *, resume: bool = False) -> Itera
             shutil.rmtree(replaced, ignore_errors=True)
         else:
             staging.rename(location)
+        for superseded in location.parent.glob(f".{glob.escape(location.name)}.*.partial"):
+            shutil.rmtree(superseded, ignore_errors=True)  # an interrupted run's with other settings
     except OSError as error:
         raise _explain(error, location) from error
     finally:

@@ -42,11 +42,11 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
         config.replicas * config.gpus_per_replica,
         f"lower replicas ({config.replicas})",
     )
+    logging.getLogger("ray.serve").addFilter(_is_error)  # start() sets the level anew
     start(
         http_options={"host": config.host, "port": config.port},
         logging_config={"enable_access_log": False, "log_level": "ERROR"},
     )
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # start() has set it anew
     try:
         run(build(config, model), name=_APPLICATION, route_prefix="/")
         yield f"http://{config.host}:{config.port}/v1"
@@ -55,6 +55,10 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
             delete(_APPLICATION)  # others' on the same cluster go on
         else:
             shutdown()
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def require_free_port(host: str, port: int) -> None:

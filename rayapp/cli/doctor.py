@@ -116,7 +116,9 @@ def _compiler() -> Finding:
     compiler = shutil.which("g++")
     if compiler:
         return Finding("C++ compiler", "ok", compiler)
-    return Finding("C++ compiler", "bad", "g++ not found", "DeepSpeed compiles a small extension: install g++")
+    return Finding(
+        "C++ compiler", "missing", "g++ not found", "DeepSpeed's offloaded optimizers compile with it: install g++"
+    )
 
 
 def _memory() -> Finding:

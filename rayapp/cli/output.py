@@ -73,13 +73,27 @@ class Output:
             transient=True,
             disable=not self.console.is_terminal,
         )
-        if bar.disable:
-            self.console.print(f"… {doing}")
         with bar:
-            task = bar.add_task(doing, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            if bar.disable:  # a log: a line at each quarter
+                self.console.print(f"… {doing}")
+                yield self._quarters()
+            else:
+                task = bar.add_task(doing, total=None)
+                yield lambda done, total: bar.update(task, completed=done, total=total)
         seconds = self.seconds_by_step[name] = round(time.perf_counter() - started, 1)
         self.console.print(f"[green]✓[/] {doing} [dim]{seconds:.1f} s[/]")
+
+    def _quarters(self) -> Callable[[int, int], None]:
+        told = 0
+
+        def tell(done: int, total: int) -> None:
+            nonlocal told
+            quarters = 4 * done // max(total, 1)
+            if told < quarters < 4:
+                self.console.print(f"  {done} of {total}")
+            told = max(told, quarters)
+
+        return tell
 
     def _print_json(self, values: dict[str, Any]) -> None:
         os.write(self._stdout_fd, (json.dumps(values) + "\n").encode())

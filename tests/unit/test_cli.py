@@ -113,3 +113,14 @@ def test_doctor_says_what_works_here():
     assert findings["espeak-ng"]["status"] == "ok"
     assert all(finding["advice"] for finding in findings.values() if finding["status"] != "ok")
     assert answer.returncode == (1 if any(f["status"] == "bad" for f in findings.values()) else 0)
+
+
+def test_a_log_gets_a_line_at_each_quarter_of_a_step(capsys):
+    from rayapp.cli.output import Output
+
+    with Output(as_json=False).step("speech", "speaking") as progress:
+        for done in range(0, 101, 10):
+            progress(done, 100)
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert lines[:-1] == ["… speaking", "30 of 100", "50 of 100", "80 of 100"]
+    assert lines[-1].startswith("✓ speaking")

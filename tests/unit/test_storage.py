@@ -31,6 +31,15 @@ def test_a_failure_leaves_the_earlier_folder_and_nothing_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_an_interrupted_run_left_goes_when_another_publishes(tmp_path):
+    with pytest.raises(KeyboardInterrupt), published_folder(tmp_path / "out", "a", resume=True) as staging:
+        (staging / "half").touch()
+        raise KeyboardInterrupt
+    with published_folder(tmp_path / "out", "b", resume=True):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 def test_an_interrupted_run_finds_what_it_left_but_only_under_its_own_key(tmp_path):
     for key in ("a", "b", "a"):
         with pytest.raises(KeyboardInterrupt), published_folder(tmp_path / "out", key, resume=True) as staging:
