@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from rayapp.errors import UserError
+from rayapp.records import PHONEMES_TYPE
 from rayapp.storage import open_filesystem, require_complete
 
 _SHARD = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}\.parquet$")
@@ -53,9 +54,21 @@ class Manifest:
             )
         return self._shards[split]
 
-    def columns(self, split: str) -> list[str]:
-        names: list[str] = self._dataset(split).schema.names
-        return names
+    def phonemes(self, split: str) -> pa.ChunkedArray:
+        """Of each row, a list of `symbol` and `start_seconds`; null where nothing tells them, or the column is missing.
+
+        Raises `UserError` for a column of that name that holds something else.
+        """
+        dataset = self._dataset(split)
+        if "phonemes" not in dataset.schema.names:
+            return pa.chunked_array([pa.nulls(dataset.count_rows(), PHONEMES_TYPE)])
+        column = dataset.to_table(columns=["phonemes"])["phonemes"]
+        try:
+            return column.cast(PHONEMES_TYPE)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            raise UserError(
+                f"manifest {self.location} has phonemes of type {column.type} in split {split}; {PHONEMES_TYPE} is read"
+            ) from None
 
     def read(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of a split; without `audio` among the columns this is cheap."""

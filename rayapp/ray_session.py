@@ -17,7 +17,7 @@ _ours = False
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: base models, compiled extensions."""
+    """Where what can be made again is kept: base models."""
     return Path(os.environ.get("RAYAPP_CACHE") or Path.home() / ".cache" / "rayapp")
 
 
@@ -84,7 +84,6 @@ def require_room(cpus: float, gpus: float, advice: str) -> None:
 def worker_environment() -> dict[str, str]:
     """Environment that every worker starts with."""
     return {
-        "TORCH_EXTENSIONS_DIR": str(cache_folder() / "torch_extensions"),  # compiled once, not in each run
         "NEMO_LOG_LEVEL": "ERROR",
         "TQDM_DISABLE": "1",
         # Keep freed memory: a training step on the CPU asks for the same large blocks again and again,

@@ -81,6 +81,10 @@ class Transcript:
         return content_id("transcript", self.text, self.language)
 
 
+PAUSE = "_"
+"""The phoneme where nothing is said."""
+
+
 @dataclass(frozen=True)
 class Phoneme:
     """One sound of an utterance; it lasts until the next one starts."""
@@ -88,9 +92,6 @@ class Phoneme:
     symbol: str
     """As the speech engine names it, without stress; `PAUSE` where nothing is said."""
     start_seconds: float
-
-
-PAUSE = "_"
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Utterance:
 
     def rejected(self, reason: str) -> Self:
         """The same utterance, set aside; its audio is dropped, so that it costs nothing further on."""
-        return dataclasses.replace(self, status="rejected", reason=reason, audio=None)
+        return dataclasses.replace(self, status="rejected", reason=reason, audio=None, phonemes=())
 
 
 _TERM_FIELDS = [
@@ -168,7 +169,7 @@ PLAN_SCHEMA = pa.schema(
 )
 """A plan: one row per slot."""
 
-_PHONEMES = ("phonemes", pa.list_(pa.struct([("symbol", pa.string()), ("start_seconds", pa.float32())])))
+PHONEMES_TYPE = pa.list_(pa.struct([("symbol", pa.string()), ("start_seconds", pa.float32())]))
 
 _IN_FLIGHT_SCHEMA = pa.schema(
     [
@@ -178,7 +179,7 @@ _IN_FLIGHT_SCHEMA = pa.schema(
         ("terms", pa.list_(pa.string())),
         ("transcript_language", pa.string()),
         ("generator", pa.string()),
-        _PHONEMES,
+        ("phonemes", PHONEMES_TYPE),
         ("steps", pa.string()),
         ("status", pa.string()),
         ("reason", pa.string()),
@@ -207,7 +208,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("rate_wpm", pa.int32()),
         ("pitch", pa.int32()),
         ("snr_db", pa.float64()),
-        _PHONEMES,
+        ("phonemes", PHONEMES_TYPE),
         ("steps", pa.string()),  # JSON: [{name, version, params}], in the order they were applied
         ("seed", pa.int64()),
         ("transcript_id", pa.string()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,8 +57,8 @@ def published_folder(location: Path, key: str, *, resume: bool = False) -> Itera
     replaced once the new one is whole.
 
     key: see `step_key`. With `resume` the staging folder keeps what an interrupted run with the same
-        key left in it, until something else is published there; otherwise it starts empty, and is removed
-        when the block fails.
+        key left in it, until something else is published there (so no two runs at a time into one folder);
+        otherwise it starts empty, and is removed when the block fails.
 
     Raises `UserError` where the disk is full or may not be written.
     """
@@ -81,13 +80,22 @@ def published_folder(location: Path, key: str, *, resume: bool = False) -> Itera
             shutil.rmtree(replaced, ignore_errors=True)
         else:
             staging.rename(location)
-        for superseded in location.parent.glob(f".{glob.escape(location.name)}.*.partial"):
-            shutil.rmtree(superseded, ignore_errors=True)  # an interrupted run's with other settings
+        _remove_superseded(location)
     except OSError as error:
         raise _explain(error, location) from error
     finally:
         if not resume:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_superseded(location: Path) -> None:
+    """What interrupted runs with other settings left; not what belongs to a `location.other`."""
+    start, end = f".{location.name}.", ".partial"
+    for folder in location.parent.iterdir():
+        if folder.name.startswith(start) and folder.name.endswith(end):
+            key = folder.name[len(start) : -len(end)]
+            if "." not in key:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_writable(folder: Path, free_gb: float = 0.0) -> None:

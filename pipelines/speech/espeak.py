@@ -33,7 +33,9 @@ _RATE, _PITCH = 1, 3  # espeak_PARAMETER
 _TELL_PHONEMES = 1  # an option of espeak_Initialize
 _LAST_EVENT, _PHONEME_EVENT = 0, 7  # espeak_EVENT_TYPE
 _MARKS = "',%=|"
-"""Stress and other marks before the name of a phoneme; `;` alone is a trace of palatalisation, not a sound."""
+"""Stress and other marks before the name of a phoneme."""
+_NO_SOUND = ";"
+"""Tells how the sound before it ends."""
 
 
 class _Event(ctypes.Structure):
@@ -78,10 +80,8 @@ def speak(text: str, voice: str, *, rate_wpm: int, pitch: int) -> Speech:
     def receive(samples: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_Event]) -> int:
         if samples and count > 0:
             chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        for event in map(events.__getitem__, itertools.count()):
-            if event.type == _LAST_EVENT:
-                break
-            if event.type == _PHONEME_EVENT:
+        for event in itertools.takewhile(lambda e: e.type != _LAST_EVENT, (events[i] for i in itertools.count())):
+            if event.type == _PHONEME_EVENT and event.name.decode() != _NO_SOUND:
                 starts.append((event.name.decode(), event.sample))
         return 0
 
@@ -94,24 +94,24 @@ def speak(text: str, voice: str, *, rate_wpm: int, pitch: int) -> Speech:
         library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _UTF8, None, None)
     if not chunks:
         return Speech(np.zeros(0, np.float32), ())
-    speech = np.concatenate(chunks).astype(np.float32) / 32768
+    samples = np.concatenate(chunks).astype(np.float32) / 32768
     return Speech(
-        soxr.resample(speech, rate_hz, SAMPLE_RATE_HZ),
-        tuple(Phoneme(_symbol(name), sample / rate_hz) for name, sample in starts),
+        soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ),
+        tuple(Phoneme(_symbol(name), start / rate_hz) for name, start in starts),
     )
 
 
 def _symbol(name: str) -> str:
     """The phoneme without its marks.
 
-    >>> [_symbol(name) for name in ("'A@", ",eI", "_:", ";", "t#")]
-    ['A@', 'eI', '_', '_', 't#']
+    >>> [_symbol(name) for name in ("'A@", ",eI", "_:", "t#")]
+    ['A@', 'eI', '_', 't#']
     """
     bare = name.lstrip(_MARKS)
-    return PAUSE if bare.startswith("_") or bare in ("", ";") else bare
+    return PAUSE if bare.startswith("_") or not bare else bare
 
 
-def phonemes(text: str, voice: str = "en-us") -> str:
+def ipa(text: str, voice: str = "en-us") -> str:
     """How the text is pronounced, in IPA; empty where there is nothing to say."""
     with _library(voice) as (library, _):
         library.espeak_TextToPhonemes.restype = ctypes.c_char_p

@@ -54,7 +54,7 @@ def _can_say(text: str) -> bool:
     """espeak-ng's English reads out the names of signs and of other scripts' letters: that is no pronunciation."""
     letters = [c for c in text if c.isalnum()]
     known = all(c.isdigit() or unicodedata.name(c, "").startswith("LATIN") for c in letters)
-    return bool(letters) and known and bool(espeak.phonemes(text))
+    return bool(letters) and known and bool(espeak.ipa(text))
 
 
 def check_voices(voices: Sequence[str]) -> None:

@@ -27,13 +27,13 @@ _LENGTH_JITTER = 0.1
 
 class Batch(NamedTuple):
     """features: (batch, frames, mels) float16. tokens: (batch, labels) int64. Lengths: (batch,) int64.
-    phonemes: (batch, slices) int64, of no slices where they are not learnt."""
+    phoneme_slices: (batch, slices) int64, see `rayapp.asr.phonemes`; (batch, 0) where they are not learnt."""
 
     features: torch.Tensor
     feature_lengths: torch.Tensor
     tokens: torch.Tensor
     token_lengths: torch.Tensor
-    phonemes: torch.Tensor
+    phoneme_slices: torch.Tensor
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(tensor.to(device) for tensor in self))
@@ -53,7 +53,7 @@ class Corpus:
     sources: list[tuple[NDArray[np.int64], int]]
     """Of each source: its rows, and how many of them an epoch takes."""
     recogniser: Recogniser
-    phonemes: list[NDArray[np.int16]] | None = None
+    phoneme_slices: list[NDArray[np.int16]] | None = None
     """Of each utterance, (slices,), see `rayapp.asr.phonemes`; None where they are not learnt."""
 
     def __post_init__(self) -> None:
@@ -62,31 +62,31 @@ class Corpus:
     @classmethod
     def open(cls, configs: Sequence[SourceConfig], recogniser: Recogniser, symbols: Sequence[str] = ()) -> Corpus:
         """symbols: the phonemes to learn; their place is their number."""
-        columns = ["audio", "duration_seconds", "text", *(["phonemes"] if symbols else [])]
-        tables, sources, first = [], [], 0
+        ids = {symbol: number for number, symbol in enumerate(symbols)}
+        tables, sources, slices, first = [], [], list[NDArray[np.int16]](), 0
         for config in configs:
-            table = Manifest(config.manifest).read(config.split, columns)
+            manifest = Manifest(config.manifest)
+            table = manifest.read(config.split, ["audio", "duration_seconds", "text"])
             if not table.num_rows:
                 raise UserError(f"manifest {config.manifest} has no utterances in split {config.split!r}")
             rows = np.arange(first, first + table.num_rows)
+            if symbols:
+                seconds = table["duration_seconds"].to_numpy()
+                told = (row.as_py() for row in manifest.phonemes(config.split))  # one at a time: they are many objects
+                slices += [phoneme_slices(*row, ids).astype(np.int16) for row in zip(told, seconds, strict=True)]
             sources.append((rows, min(config.utterances or len(rows), len(rows))))
             tables.append(table)
             first += table.num_rows
         whole = pa.concat_tables(tables)
-        texts, durations = whole["text"].to_pylist(), whole["duration_seconds"].to_numpy()
-        phonemes = None
-        if symbols:
-            ids = {symbol: number for number, symbol in enumerate(symbols)}
-            rows_and_seconds = zip(whole["phonemes"].to_pylist(), durations, strict=True)
-            phonemes = [phoneme_slices(row, seconds, ids).astype(np.int16) for row, seconds in rows_and_seconds]
+        texts = whole["text"].to_pylist()
         return cls(
             flac=whole["audio"],
-            durations=durations,
+            durations=whole["duration_seconds"].to_numpy(),
             targets=[recogniser.tokenise(text) for text in texts],
             texts=texts,
             sources=sources,
             recogniser=recogniser,
-            phonemes=phonemes,
+            phoneme_slices=slices if symbols else None,
         )
 
     @property
@@ -103,13 +103,15 @@ class Corpus:
                 self._features[row] = self.recogniser.features(self.audio(row))
         features = [self._features[row] for row in rows]
         tokens = [torch.tensor(self.targets[row], dtype=torch.int64) for row in rows]
-        phonemes = [torch.tensor(self.phonemes[row] if self.phonemes else [], dtype=torch.int64) for row in rows]
+        slices = [
+            torch.tensor(self.phoneme_slices[row] if self.phoneme_slices else [], dtype=torch.int64) for row in rows
+        ]
         return Batch(
             pad(features, batch_first=True),
             torch.tensor([len(f) for f in features]),
             pad(tokens, batch_first=True),
             torch.tensor([len(t) for t in tokens]),
-            pad(phonemes, batch_first=True, padding_value=UNKNOWN),
+            pad(slices, batch_first=True, padding_value=UNKNOWN),
         )
 
 

@@ -73,8 +73,7 @@ class LearningConfig(StepConfig):
     label_noise: float = Field(default=0.1, ge=0, lt=1)
     """Share of the labels that the prediction network is shown wrongly, so that it listens instead of guessing."""
     phoneme_weight: float = Field(default=0.0, ge=0)
-    """Weight of a second loss: the encoder names the phoneme of each 20 ms. New models learn much sooner with it. It
-    needs manifests that tell the phonemes, as those spoken by espeak-ng do."""
+    """Weight of a second loss, naming the phoneme of each 20 ms; new models learn sooner so. espeak-ng tells them."""
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     """Memory and precision."""
     workers: int = Field(default=2, ge=1)

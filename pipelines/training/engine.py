@@ -28,7 +28,8 @@ class DeepSpeedEngine:
     def __init__(self, module: torch.nn.Module, config: TrainingConfig, total_steps: int) -> None:
         import deepspeed
 
-        # Or it looks for compilers, and on a CPU compiles for a minute what only inference calls.
+        # DeepSpeed probes all its operations when this is first read, and on a CPU compiles for a minute a
+        # collective that only inference calls. An empty table spares both.
         deepspeed.ops.__compatible_ops__ = {}
         optimizer = make_optimizer(module, config)
         schedule = torch.optim.lr_scheduler.OneCycleLR(

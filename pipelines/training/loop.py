@@ -24,8 +24,8 @@ from rayapp.errors import UserError
 def train_on_this_rank(setup: dict[str, Any]) -> None:
     """Runs in each worker of the `TorchTrainer`.
 
-    setup: `config` (TrainingConfig), `tokenizer` (folder, for a new model), `phonemes` (symbols to learn), `staging`
-    (folder that rank 0 writes the model to), `relay` (actor that takes metrics, see `train.py`).
+    setup: `config` (TrainingConfig), `tokenizer` (folder, for a new model), `phoneme_symbols` (to learn),
+    `staging` (folder that rank 0 writes the model to), `relay` (actor that takes metrics, see `train.py`).
     """
     import ray.train.torch
 
@@ -36,10 +36,10 @@ def train_on_this_rank(setup: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     os.environ["DS_ACCELERATOR"] = device.type  # or DeepSpeed takes any GPU that it sees; read when it is imported
     recogniser = _starting_model(config, setup["tokenizer"], device)
-    if setup["phonemes"]:
-        recogniser.learn_phonemes(len(setup["phonemes"]), config.phoneme_weight)
+    if setup["phoneme_symbols"]:
+        recogniser.learn_phonemes(len(setup["phoneme_symbols"]), config.phoneme_weight)
     torch.manual_seed(config.seed * 1000 + rank)  # from here on the ranks differ: dropout, SpecAugment
-    corpus = Corpus.open(config.sources, recogniser, setup["phonemes"])
+    corpus = Corpus.open(config.sources, recogniser, setup["phoneme_symbols"])
     validation = Corpus.open(config.validation, recogniser) if config.validation else None
     steps_per_epoch = math.ceil(corpus.rows_per_epoch / (config.batch_size * ranks))
     total_steps = min(config.epochs * steps_per_epoch, config.max_steps or 10**9)
@@ -88,11 +88,11 @@ def train_on_this_rank(setup: dict[str, Any]) -> None:
 
 def _starting_model(config: TrainingConfig, tokenizer: Path | None, device: torch.device) -> NemoTransducer:
     """The same on every rank: an earlier model, or a new one from the seed."""
+    torch.manual_seed(config.seed)
     if config.model.path:
         return NemoTransducer.load(config.model.path, str(device), config.label_noise)
     assert config.model.recipe
     assert tokenizer
-    torch.manual_seed(config.seed)
     return NemoTransducer.build(recipe(config.model.recipe)(tokenizer), str(device), config.label_noise)
 
 

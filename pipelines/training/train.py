@@ -55,7 +55,7 @@ def train(config: TrainingConfig, home: Path, progress: Progress = lambda done, 
     require_room(
         config.workers, config.workers * config.gpus_per_worker, f"lower the workers ({config.workers}) of the training"
     )
-    phonemes = _phonemes_to_learn(config)
+    symbols = _phonemes_to_learn(config)
     hours = sum(Manifest(source.manifest).hours(source.split) for source in config.sources)
     with published_folder(config.output, key) as staging, tracked_run(home, config.output.name) as run:
         save_config(config, staging)
@@ -67,7 +67,7 @@ def train(config: TrainingConfig, home: Path, progress: Progress = lambda done, 
             train_loop_config={
                 "config": config.for_workers(),
                 "tokenizer": tokenizer,
-                "phonemes": phonemes,
+                "phoneme_symbols": symbols,
                 "staging": staging.absolute(),
                 "relay": relay,
             },
@@ -97,16 +97,17 @@ def _phonemes_to_learn(config: TrainingConfig) -> list[str]:
     """The symbols that the sources use, alike on all ranks; none where no weight is given to them."""
     if not config.phoneme_weight:
         return []
-    symbols = set()
+    import pyarrow.compute as pc
+
+    symbols: set[str] = set()
     for source in config.sources:
-        manifest = Manifest(source.manifest)
-        if "phonemes" in manifest.columns(source.split):
-            column = manifest.read(source.split, ["phonemes"])["phonemes"]
-            symbols |= {row["symbol"] for row in column.combine_chunks().flatten().to_pylist()}
+        told = pc.list_flatten(Manifest(source.manifest).phonemes(source.split))
+        symbols.update(pc.unique(pc.struct_field(told, "symbol")).drop_null().to_pylist())
     if not symbols:
         raise UserError(
-            f"phoneme_weight is {config.phoneme_weight:g}, but no source tells its phonemes; set it to 0, or make the "
-            "speech with an engine that tells them (espeak)"
+            f"phoneme_weight is {config.phoneme_weight:g}, but no source tells its phonemes "
+            f"({', '.join(str(source.manifest) for source in config.sources)}); set it to 0, or make the speech anew "
+            "(`rayapp synthesize`: espeak-ng tells them)"
         )
     return sorted(symbols)
 

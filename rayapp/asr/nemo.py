@@ -142,11 +142,11 @@ class _LossModule(torch.nn.Module):
         feature_lengths: torch.Tensor,
         tokens: torch.Tensor,
         token_lengths: torch.Tensor,
-        phonemes: torch.Tensor,
+        phoneme_slices: torch.Tensor,
     ) -> torch.Tensor:
         """features: (batch, frames, mels). tokens: (batch, labels). Lengths: (batch,). Returns a scalar.
 
-        phonemes: (batch, slices), see `rayapp.asr.phonemes`; read only after `learn_phonemes`.
+        phoneme_slices: (batch, slices), see `rayapp.asr.phonemes`; read only after `learn_phonemes`.
         """
         model = self.model
         encoded, encoded_lengths = model(processed_signal=features.mT.float(), processed_signal_length=feature_lengths)
@@ -156,7 +156,7 @@ class _LossModule(torch.nn.Module):
             log_probs=joint, targets=tokens, input_lengths=encoded_lengths, target_lengths=token_lengths
         )
         if self.phoneme_loss is not None:
-            loss = loss + self.phoneme_weight * self.phoneme_loss(encoded, phonemes)
+            loss = loss + self.phoneme_weight * self.phoneme_loss(encoded, phoneme_slices)
         return loss
 
     def _shown(self, tokens: torch.Tensor) -> torch.Tensor:

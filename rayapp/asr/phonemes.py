@@ -42,10 +42,10 @@ def phoneme_slices(
 class PhonemeLoss(torch.nn.Module):
     """Names the phonemes from the encoder's frames: a linear layer, for training alone."""
 
-    def __init__(self, width: int, phonemes: int, slices_per_frame: int) -> None:
+    def __init__(self, width: int, count: int, slices_per_frame: int) -> None:
         super().__init__()
         self.slices_per_frame = slices_per_frame
-        self.name = torch.nn.Linear(width, slices_per_frame * phonemes)
+        self.classifier = torch.nn.Linear(width, slices_per_frame * count)
 
     def forward(self, encoded: Tensor, slices: Tensor) -> Tensor:
         """Mean cross-entropy over the slices that are known; 0 where none is.
@@ -58,6 +58,6 @@ class PhonemeLoss(torch.nn.Module):
         wanted = torch.full((batch, frames * self.slices_per_frame), UNKNOWN, device=encoded.device)
         fitting = min(slices.shape[1], wanted.shape[1] - before)
         wanted[:, before : before + fitting] = slices[:, :fitting]
-        logits = self.name(encoded.mT).view(wanted.numel(), -1)
+        logits = self.classifier(encoded.mT).view(wanted.numel(), -1)
         total = torch.nn.functional.cross_entropy(logits, wanted.flatten(), ignore_index=UNKNOWN, reduction="sum")
         return total / (wanted != UNKNOWN).sum().clamp(min=1)

@@ -37,7 +37,7 @@ class Recogniser(Protocol):
     """
 
     module: torch.nn.Module
-    """Its forward takes a training batch (`features, feature_lengths, tokens, token_lengths, phonemes`) and
+    """Its forward takes a training batch (`features, feature_lengths, tokens, token_lengths, phoneme_slices`) and
     returns the loss."""
 
     @classmethod
@@ -56,7 +56,7 @@ class Recogniser(Protocol):
     def learn_phonemes(self, count: int, weight: float) -> None:
         """From now on `module` adds to its loss how badly the encoder tells `count` phonemes apart, times `weight`.
 
-        The model itself, as it is saved, stays as it was.
+        What is added for it is not saved with the model.
         """
         ...
 

@@ -117,7 +117,7 @@ def _compiler() -> Finding:
     if compiler:
         return Finding("C++ compiler", "ok", compiler)
     return Finding(
-        "C++ compiler", "missing", "g++ not found", "DeepSpeed's offloaded optimizers compile with it: install g++"
+        "C++ compiler", "missing", "g++ not found", "packages without a wheel are built with it: install g++"
     )
 
 

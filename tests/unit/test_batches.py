@@ -1,9 +1,11 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from pipelines.training.batches import Corpus, plan_epoch, scoring_batches
 from rayapp.asr.batching import transcribe_all
+from rayapp.asr.phonemes import UNKNOWN
 from rayapp.asr.recogniser import Heard
 from rayapp.asr.text import plain_text
 
@@ -55,6 +57,13 @@ def test_a_new_model_starts_with_short_sentences(corpus):
     steps = plan_epoch(corpus, 0, batch_size=4, ranks=2, seed=0, shortest_first=True)
     seconds = [corpus.durations[step].mean() for step in steps]
     assert seconds == sorted(seconds)
+
+
+def test_phonemes_past_the_end_of_an_utterance_are_unknown(corpus):
+    corpus._features = {0: torch.zeros(12, 80), 1: torch.zeros(8, 80)}
+    assert corpus.batch([0, 1]).phoneme_slices.shape == (2, 0)
+    corpus.phoneme_slices = [np.array([3, 0, 5], np.int16), np.array([4], np.int16)]
+    assert corpus.batch([0, 1]).phoneme_slices.tolist() == [[3, 0, 5], [4, UNKNOWN, UNKNOWN]]
 
 
 def test_scoring_leaves_no_row_out_and_takes_none_twice(corpus):

@@ -34,6 +34,17 @@ def test_each_phoneme_starts_where_it_is_heard():
     assert _zero_crossings(hiss) > 5 * _zero_crossings(vowel)
 
 
+def test_times_count_on_over_clauses():
+    audio, phonemes = speak("Good morning. Take losartan.", "en-us+m3", rate_wpm=160, pitch=50)
+    starts = [p.start_seconds for p in phonemes]
+    assert starts == sorted(starts)
+    assert starts[-1] <= len(audio) / SAMPLE_RATE_HZ
+    symbols = [p.symbol for p in phonemes]
+    pause = symbols.index("_")
+    assert symbols[pause:].index("t") > 0
+    assert 0.3 < starts[pause] / starts[-1] < 0.7
+
+
 def _zero_crossings(audio):
     """Share of the samples at which the sign changes: high in a hiss, low in a vowel."""
     return np.mean(np.diff(np.signbit(audio)))

@@ -35,9 +35,11 @@ def test_what_an_interrupted_run_left_goes_when_another_publishes(tmp_path):
     with pytest.raises(KeyboardInterrupt), published_folder(tmp_path / "out", "a", resume=True) as staging:
         (staging / "half").touch()
         raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), published_folder(tmp_path / "out.v2", "a", resume=True):
+        raise KeyboardInterrupt
     with published_folder(tmp_path / "out", "b", resume=True):
         pass
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.v2.a.partial", "out"]
 
 
 def test_an_interrupted_run_finds_what_it_left_but_only_under_its_own_key(tmp_path):
