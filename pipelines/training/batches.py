@@ -63,7 +63,8 @@ class Corpus:
     def open(cls, configs: Sequence[SourceConfig], recogniser: Recogniser, symbols: Sequence[str] = ()) -> Corpus:
         """symbols: the phonemes to learn; their place is their number."""
         ids = {symbol: number for number, symbol in enumerate(symbols)}
-        tables, sources, slices, first = [], [], list[NDArray[np.int16]](), 0
+        slices: list[NDArray[np.int16]] = []
+        tables, sources, first = [], [], 0
         for config in configs:
             manifest = Manifest(config.manifest)
             table = manifest.read(config.split, ["audio", "duration_seconds", "text"])
