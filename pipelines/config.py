@@ -101,11 +101,15 @@ class QuickstartConfig(StepConfig):
     """What is served at the end."""
 
     @model_validator(mode="after")
-    def _each_test_has_utterances(self) -> Self:
+    def _each_step_has_utterances(self) -> Self:
         sizes = self.medical.model_dump()
         empty = [name for name, size in sizes.items() if name.startswith("test") and not size]
         if empty:
             raise ValueError(f"medical.{empty[0]} is 0; the quickstart reports on each test: give it 1 or more")
+        if not self.medical.train_per_term:
+            raise ValueError("medical.train_per_term is 0; the adaptation has nothing to learn from: give it 1 or more")
+        if not self.everyday.train_everyday:
+            raise ValueError("everyday.train_everyday is 0; the base has nothing to learn from: give it 1 or more")
         return self
 
     def everyday_speech(self, output: Path) -> SynthesisConfig:

@@ -131,3 +131,9 @@ def test_a_quickstart_without_one_of_its_tests_is_refused():
 def test_muon_and_sharding_do_not_go_together():
     with pytest.raises(UserError, match=r"muon needs deepspeed\.zero_stage 0, not 1"):
         load_config(QuickstartConfig, None, ["training.optimizer=muon", "training.deepspeed.zero_stage=1"], {})
+
+
+@pytest.mark.parametrize("key", ["medical.train_per_term", "everyday.train_everyday"])
+def test_a_quickstart_that_would_have_nothing_to_learn_from_is_refused_at_once(key):
+    with pytest.raises(UserError, match=f"{key} is 0; the .* has nothing to learn from"):
+        load_config(QuickstartConfig, None, [f"{key}=0"], {})
