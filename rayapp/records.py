@@ -170,6 +170,7 @@ PLAN_SCHEMA = pa.schema(
 """A plan: one row per slot."""
 
 PHONEMES_TYPE = pa.list_(pa.struct([("symbol", pa.string()), ("start_seconds", pa.float32())]))
+"""What a manifest tells of `Utterance.phonemes`."""
 
 _IN_FLIGHT_SCHEMA = pa.schema(
     [

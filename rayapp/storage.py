@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,12 +91,10 @@ def published_folder(location: Path, key: str, *, resume: bool = False) -> Itera
 
 def _remove_superseded(location: Path) -> None:
     """What interrupted runs with other settings left; not what belongs to a `location.other`."""
-    start, end = f".{location.name}.", ".partial"
+    ours = re.compile(rf"\.{re.escape(location.name)}\.[^.]+\.partial")
     for folder in location.parent.iterdir():
-        if folder.name.startswith(start) and folder.name.endswith(end):
-            key = folder.name[len(start) : -len(end)]
-            if "." not in key:
-                shutil.rmtree(folder, ignore_errors=True)
+        if ours.fullmatch(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_writable(folder: Path, free_gb: float = 0.0) -> None:
