@@ -117,7 +117,7 @@ def _compiler() -> Finding:
     if compiler:
         return Finding("C++ compiler", "ok", compiler)
     return Finding(
-        "C++ compiler", "missing", "g++ not found", "packages without a wheel are built with it: install g++"
+        "C++ compiler", "missing", "g++ not found", "training does without; install g++ if an installation fails"
     )
 
 
