@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
-from rayapp.config import StepConfig
+from rayapp.config import Location, StepConfig
 
 
 class LexiconConfig(StepConfig):
     """Which terms to teach, and which to keep aside to see whether learning carries over."""
 
-    path: Path | None = None
-    """CSV with the columns text, category, language, pronunciation, weight; without it, the packaged sample."""
+    path: Location | None = None
+    """CSV, TSV, JSONL or parquet with the columns text, category, language, pronunciation, weight, recall, or text
+    with a term a line; on disk or `s3://…`. Without it, the packaged sample."""
     take: int | None = Field(default=None, ge=1)
     """Teach this many terms, drawn evenly over the categories; without it, all that are not held out."""
     held_out: int = Field(default=0, ge=0)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import unicodedata
+import dataclasses
+from collections.abc import Collection, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.lexicon.config import LexiconConfig
+from pipelines.lexicon.formats import read_rows
+from pipelines.lexicon.row import same_term, term_of
 from rayapp.errors import UserError
 from rayapp.ids import content_share, evenly_by_category
 from rayapp.records import Term
 
 SAMPLE = "data/medical_en.csv"
-MAX_TERM_CHARACTERS = 100
 
 
 class Lexicon(NamedTuple):
     taught: list[Term]
     held_out: list[Term]
+
+
+class Merged(NamedTuple):
+    terms: list[Term]
+    duplicates: int
+    """Rows that went into a term that stood there already."""
 
 
 def open_lexicon(config: LexiconConfig) -> Lexicon:
@@ -40,62 +46,70 @@ def open_lexicon(config: LexiconConfig) -> Lexicon:
     return Lexicon(taught, ordered[len(taught) : len(taught) + config.held_out])
 
 
-def read_terms(path: Path | None = None) -> list[Term]:
-    """The terms of a CSV file, or of the packaged sample of medical terms."""
-    name = str(path or SAMPLE)
-    try:
-        source = path or files("pipelines.lexicon") / SAMPLE
-        text = source.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"lexicon {name} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"lexicon {name} cannot be read as UTF-8 text: {error}") from None
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    if "text" not in (rows.fieldnames or []):
-        raise UserError(
-            f"lexicon {name} needs a header with a column named text; it has {rows.fieldnames or 'no lines at all'}"
-        )
-    terms, problems, seen = [], [], dict[str, int]()
-    for line, row in enumerate(rows, start=2):
-        try:
-            term = _term(row)
-            earlier = seen.setdefault(term.text.casefold(), line)
-            if earlier != line:
-                raise ValueError(f"{term.text!r} stands in line {earlier} already (case does not count)")
-            terms.append(term)
-        except ValueError as problem:
-            problems.append(f"line {line}: {problem}")
-    if problems:
-        shown = "\n  ".join(problems[:10]) + (f"\n  … and {len(problems) - 10} more" if problems[10:] else "")
-        raise UserError(f"lexicon {name} has {len(problems)} bad line(s):\n  {shown}")
-    if not terms:
-        raise UserError(f"lexicon {name} is empty; add at least one term under the header")
-    return terms
+def read_terms(location: str | Path | None = None) -> list[Term]:
+    """The terms of a file on any storage, or of the packaged sample of medical terms.
+
+    Raises `UserError` that names every bad row; a term that stands there already makes one.
+    """
+    name = str(location or files("pipelines.lexicon") / SAMPLE)
+    terms, problems = _read(name)
+    seen: dict[str, str] = {}
+    repeated = [
+        f"{where}: {term.text!r} stands in {earlier} already (case does not count)"
+        for where, term in terms.items()
+        if (earlier := seen.setdefault(same_term(term.text), where)) != where
+    ]
+    _require_good(name, terms, problems + repeated, "`rayapp lexicon convert` merges duplicates" if repeated else "")
+    return list(terms.values())
 
 
-def _term(row: dict[str, str | None]) -> Term:
-    text = " ".join(unicodedata.normalize("NFC", row["text"] or "").split(" ")).strip()
-    if not text:
-        raise ValueError("the text is empty")
-    control = next((c for c in "".join(v or "" for v in row.values() if isinstance(v, str)) if _is_control(c)), None)
-    if control:
-        raise ValueError(f"{text!r} has a control character (U+{ord(control):04X}); remove it")
-    if len(text) > MAX_TERM_CHARACTERS:
-        raise ValueError(f"{text[:30]!r}… has {len(text)} characters; {MAX_TERM_CHARACTERS} is the most for a term")
-    try:
-        weight = float(row.get("weight") or 1.0)
-    except ValueError:
-        raise ValueError(f"weight of {text!r} is {row['weight']!r}; it must be a number above 0") from None
-    if not 0 < weight < float("inf"):
-        raise ValueError(f"weight of {text!r} is {weight:g}; it must be a number above 0")
-    return Term(
-        text=text,
-        category=row.get("category") or "other",
-        language=row.get("language") or "en",
-        pronunciation=row.get("pronunciation") or None,
-        weight=weight,
+def read_merged(locations: Sequence[str]) -> Merged:
+    """The terms of several files as one lexicon without duplicates, in the order of their first row.
+
+    The first row of a term gives its text; category, pronunciation and recall come from the first row that tells
+    them, and the weight is the largest.
+
+    Raises `UserError` that names every bad row of the first file that has any.
+    """
+    merged: dict[str, Term] = {}
+    rows = 0
+    for location in locations:
+        terms, problems = _read(location)
+        _require_good(location, terms, problems)
+        rows += len(terms)
+        for term in terms.values():
+            key = same_term(term.text)
+            merged[key] = _filled(merged[key], term) if key in merged else term
+    return Merged(list(merged.values()), rows - len(merged))
+
+
+def _filled(first: Term, later: Term) -> Term:
+    return dataclasses.replace(
+        first,
+        category=later.category if first.category == "other" else first.category,
+        pronunciation=first.pronunciation or later.pronunciation,
+        weight=max(first.weight, later.weight),
+        recall=later.recall if first.recall is None else first.recall,
     )
 
 
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cf", "Co", "Cs")
+def _read(location: str) -> tuple[dict[str, Term], list[str]]:
+    """The terms by where they stand, and what is wrong with the rows that are none."""
+    terms, problems = dict[str, Term](), list[str]()
+    for row in read_rows(location):
+        try:
+            if row.problem:
+                raise ValueError(row.problem)
+            terms[row.where] = term_of(row.values)
+        except ValueError as problem:
+            problems.append(f"{row.where}: {problem}")
+    return terms, problems
+
+
+def _require_good(name: str, terms: Collection[str], problems: Sequence[str], advice: str = "") -> None:
+    if problems:
+        more = [f"… and {len(problems) - 10} more"] if problems[10:] else []
+        lines = "\n  ".join([*problems[:10], *more, *filter(None, [advice])])
+        raise UserError(f"lexicon {name} has {len(problems)} bad line(s):\n  {lines}")
+    if not terms:
+        raise UserError(f"lexicon {name} is empty; add at least one term under the header")
