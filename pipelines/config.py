@@ -17,14 +17,24 @@ from pipelines.release.config import GateConfig
 from pipelines.speech.config import SpeechConfig
 from pipelines.training.config import DeepSpeedConfig, LearningConfig, ModelConfig, SourceConfig, TrainingConfig
 from pipelines.transcripts.config import TranscriptsConfig
-from rayapp.config import StepConfig
+from pipelines.verification.config import VerificationConfig
+from rayapp.config import Location, StepConfig
+
+
+class PricesConfig(StepConfig):
+    """What machines cost, for `rayapp plan`; in any currency."""
+
+    cpu_hour: float = Field(ge=0)
+    """An hour of one CPU."""
+    gpu_hour: float = Field(ge=0)
+    """An hour of one GPU."""
 
 
 class SynthesisConfig(StepConfig):
     """From a lexicon to a manifest."""
 
-    output: Path = Path("runs/synthesis")
-    """Folder of the manifest."""
+    output: Location = "runs/synthesis"
+    """Folder of the manifest, here or on an object store."""
     seed: int = 0
     """Another seed draws other sentences, voices, rooms and noise."""
     lexicon: LexiconConfig = LexiconConfig()
@@ -35,8 +45,14 @@ class SynthesisConfig(StepConfig):
     """Who says it."""
     augmentation: AugmentationConfig = AugmentationConfig()
     """Where it is said."""
+    verification: VerificationConfig = VerificationConfig()
+    """What is checked before it is kept."""
     manifests: ManifestsConfig = ManifestsConfig()
     """How much of it, and how it is written."""
+    workers: int | None = Field(default=None, ge=1)
+    """Processes for all that runs on a CPU; without it, as many as there are CPUs."""
+    prices: PricesConfig | None = None
+    """What machines cost; without it, `rayapp plan` tells no price."""
 
 
 class ServedModelConfig(StepConfig):
@@ -120,7 +136,7 @@ class QuickstartConfig(StepConfig):
 
     def _synthesis(self, output: Path, sizes: SizesConfig, lexicon: LexiconConfig, seed: int) -> SynthesisConfig:
         return SynthesisConfig(
-            output=output,
+            output=str(output),
             seed=seed,
             lexicon=lexicon,
             transcripts=self.transcripts,

@@ -9,13 +9,10 @@ from typing import Any, Protocol
 from pipelines.config import QuickstartConfig
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.evaluate import evaluate
-from pipelines.lexicon.terms import open_lexicon
-from pipelines.plan import plan_slots
 from pipelines.release.config import ReleaseConfig
 from pipelines.release.gate import Verdict
 from pipelines.release.release import release
-from pipelines.speech.speak import check_pronounceable
-from pipelines.synthesize import synthesize
+from pipelines.synthesize import prepared, synthesize
 from pipelines.training.train import MODEL_FILE, train
 from rayapp.config import config_fingerprint
 from rayapp.ids import content_id
@@ -57,9 +54,7 @@ def adapt(config: QuickstartConfig, cache: Path, narrator: Narrator) -> Outcome:
     home = work / "tracking"
 
     with narrator.step("lexicon", "reading the terms") as progress:
-        lexicon = open_lexicon(config.lexicon)
-        check_pronounceable([*lexicon.taught, *lexicon.held_out])
-        plan_slots(config.medical_speech(medical), lexicon)  # what cannot be planned is said before anything is made
+        prepared(config.medical_speech(medical))  # what cannot be made is said before anything is made
         progress(1, 1)
     with narrator.step("everyday_speech", "writing and speaking everyday sentences") as progress:
         synthesize(config.everyday_speech(everyday), progress)

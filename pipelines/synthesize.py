@@ -2,86 +2,171 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
-from pipelines.augmentation.microphone import Record
-from pipelines.augmentation.noise import AddNoise
-from pipelines.augmentation.room import PlayInRoom
+from pipelines.augmentation.chain import chain
+from pipelines.augmentation.chain import check as check_augmentation
 from pipelines.config import SynthesisConfig
 from pipelines.lexicon.terms import open_lexicon
-from pipelines.manifests.write import gather_shards, manifest_table, write_card
-from pipelines.plan import CLINICAL, EVERYDAY, plan_slots
-from pipelines.speech.speak import Speak, check_pronounceable, check_voices
+from pipelines.manifests.card import write_card
+from pipelines.manifests.gather import gather_shards
+from pipelines.manifests.rows import manifest_table
+from pipelines.plan import Planner
+from pipelines.rounds import Progress, Result, Rounds
+from pipelines.speech import espeak
+from pipelines.speech.cast import candidates
+from pipelines.speech.config import SpeechConfig
+from pipelines.speech.speak import Speak, check_terms, check_voices
 from pipelines.transcripts.grammar import load_grammar
-from pipelines.transcripts.write import WriteTranscript
-from rayapp.config import save_config
-from rayapp.execution import Group, Summary, run_plan
-from rayapp.ids import content_id
-from rayapp.records import slots_to_table
-from rayapp.storage import key_of, published_folder, step_key
+from pipelines.transcripts.styles import all_styles, prompt_sets
+from pipelines.transcripts.write import JudgeTranscript, WriteTranscript, check_server, chosen
+from pipelines.verification.verify import stages as verification_stages
+from rayapp.execution import AnyGroup, Group
+from rayapp.ids import content_id, file_id
+from rayapp.ray_session import available_cpus
+from rayapp.records import Audio, Utterance
+from rayapp.storage import join, key_of, name_of, published_location, write_file
 
-Progress = Callable[[int, int], None]
-"""Called with how many are done, and of how many."""
+SUMMARY = "summary.json"
+"""What a run took, left in its manifest: `rayapp plan` reads rates from it."""
 
 
-def groups(config: SynthesisConfig) -> list[Group]:
-    """The stages, in order. Each group runs in workers of its own, all at the same time."""
+def groups(config: SynthesisConfig) -> list[AnyGroup]:
+    """The stages, in order. Each group runs in workers of its own, all at the same time.
+
+    What runs on a CPU shares its workers: an utterance then goes all the way in one process. A model that wants a
+    GPU makes a group of its own.
+    """
+    parts = [*_writers(config), *_speakers(config), *chain(config.augmentation, _talk), *_listeners(config)]
+    taken = sum(part.workers * part.resources.cpus for part in parts if isinstance(part, AnyGroup))
+    shared = sum(1 for is_group, _ in groupby(parts, _is_group) if not is_group)
+    workers = config.workers or max(1, int(available_cpus() - taken) // max(shared, 1))
     return [
-        Group([partial(WriteTranscript, config.transcripts), Speak], workers=config.speech.workers),
-        Group(
-            [
-                partial(PlayInRoom, config.augmentation.room),
-                AddNoise,
-                partial(Record, config.augmentation.microphone),
-            ],
-            workers=config.augmentation.workers,
-        ),
+        group
+        for is_group, members in groupby(parts, _is_group)
+        for group in (members if is_group else [Group(list(members), workers)])
     ]
 
 
-def _key(config: SynthesisConfig, plan: pa.Table) -> str:
-    """Changes with the settings, with what the lexicon and the grammar hold, and with the stages' versions."""
-    versions = [(stage.name, stage.version) for group in groups(config) for stage in map(_class_of, group.stages)]
-    grammars = [repr(load_grammar(style)) for style in (CLINICAL, EVERYDAY)]
-    return content_id(step_key(config), plan.to_pylist(), grammars, versions)
+def _is_group(part: Any) -> bool:
+    return isinstance(part, AnyGroup)
 
 
-def _class_of(stage: Any) -> Any:
-    """Of a stage class, or of a `partial` that makes one."""
-    return getattr(stage, "func", stage)
+def _writers(config: SynthesisConfig) -> list[Any]:
+    judge = [partial(JudgeTranscript, config.transcripts.judge)] if config.transcripts.judge else []
+    if config.transcripts.generator != "vllm":
+        return [partial(WriteTranscript, config.transcripts), *judge]
+    from pipelines.transcripts.vllm_engine import vllm_group
+
+    styles = prompt_sets(config.transcripts)
+    return [vllm_group(config.transcripts.vllm, styles, partial(_chosen, config=config)), *judge]
 
 
-def synthesize(config: SynthesisConfig, progress: Progress = lambda done, total: None) -> Summary | None:
+def _speakers(config: SynthesisConfig) -> list[Any]:
+    coqui = config.speech.coqui
+    speak = partial(Speak, config.speech)
+    return [Group([speak], coqui.workers, coqui.gpus)] if config.speech.engine == "coqui" else [speak]
+
+
+def _chosen(utterances: Sequence[Utterance], drafts: Sequence[Any], config: SynthesisConfig) -> list[Utterance]:
+    outcomes = []
+    for utterance, written in zip(utterances, drafts, strict=True):
+        outcome = chosen(utterance, written, config.transcripts)
+        outcomes.append(outcome if isinstance(outcome, Utterance) else utterance.rejected(f"transcript: {outcome}"))
+    return outcomes
+
+
+def _talk(side: str, rng: np.random.Generator) -> Audio:
+    """Somebody in the background who says something, in a voice that the side may hear: what babble is made of."""
+    grammar, pool = load_grammar("everyday_en"), candidates(SpeechConfig(), side)
+    said = grammar.write(str(rng.choice(list(grammar.patterns))), None, rng).spoken
+    voice = pool[int(rng.integers(len(pool)))].name
+    return espeak.speak(said, voice, rate_wpm=int(rng.integers(140, 200)), pitch=int(rng.integers(30, 70))).audio
+
+
+def _listeners(config: SynthesisConfig) -> list[Any]:
+    stages = verification_stages(config.verification, espeak.phonemes_of)
+    if not config.verification.gpus or not stages:
+        return stages
+    return [Group(stages, config.verification.workers, config.verification.gpus)]
+
+
+def synthesize(config: SynthesisConfig, progress: Progress = lambda done, total: None) -> Result | None:
     """Make the manifest at `config.output`; None where it is there already. Needs a running Ray.
 
-    An interrupted run goes on where it stopped.
+    A round makes the slots of its plan; what came to nothing is planned again, in another round, up to a limit. An
+    interrupted run goes on where it stopped.
 
-    Raises `UserError` for a lexicon, voice or folder that will not do, before anything is made.
+    Raises `UserError` for a lexicon, voice or folder that will not do, before anything is made; and when more than
+    `config.manifests.max_rejected_share` of the slots were rejected, naming the leading reason.
     """
-    lexicon = open_lexicon(config.lexicon)
-    plan = slots_to_table(plan_slots(config, lexicon))
-    key = _key(config, plan)
+    key = _key(config)
     if key_of(config.output) == key:
         return None
-    check_pronounceable([*lexicon.taught, *lexicon.held_out])
-    voices = config.speech.voices
-    check_voices(sorted({f"{a}+m3" for a in voices.train_accents + voices.test_accents}))
-    speakers = voices.train_speakers + voices.validation_speakers + voices.test_speakers
-    check_voices([f"en-us+{s}" for s in speakers + voices.other_synthesiser_speakers])
+    config, planner = prepared(config)
+    with published_location(config.output, key, resume=True) as folder:
+        write_file(join(folder, "config.json"), (config.model_dump_json(indent=2) + "\n").encode())
+        rounds = Rounds(folder, planner, config.transcripts.checks, config.transcripts.rounds)
+        result = rounds.fill(groups(config), manifest_table, config.manifests.max_rejected_share, progress)
+        gather_shards(rounds.blocks, folder, config.manifests.shard_mb, rounds.set_aside)
+        write_file(join(folder, SUMMARY), json.dumps(result.as_json(), indent=2).encode())
+        write_card(folder, name_of(config.output))
+        rounds.remove_blocks()
+    return result
 
-    with published_folder(config.output, key, resume=True) as folder:
-        save_config(config, folder)
-        pq.write_table(plan, folder / "plan.parquet")
-        blocks = folder.absolute() / "blocks"
-        for summary in run_plan(
-            plan, groups(config), blocks, manifest_table, max_rejected_share=config.manifests.max_rejected_share
-        ):
-            progress(summary.committed, plan.num_rows)
-        gather_shards(blocks, folder, config.manifests.shard_mb)
-        write_card(folder, config.output.name)
-    return summary
+
+def prepared(config: SynthesisConfig) -> tuple[SynthesisConfig, Planner]:
+    """The settings with every model's name turned into a path, fetched once by the driver, and the planner.
+
+    Raises `UserError` for what would fail later: a term nobody can say, a voice, recording or server that is not there.
+    """
+    if config.speech.engine == "coqui":
+        from pipelines.speech.coqui.files import resolve
+
+        speech = config.speech.model_copy(update={"coqui": resolve(config.speech.coqui)})
+        config = config.model_copy(update={"speech": speech})
+    lexicon = open_lexicon(config.lexicon)
+    planner = Planner(config, lexicon)
+    check_terms(config.speech, [*lexicon.taught, *lexicon.held_out])
+    check_voices(config.speech)
+    check_augmentation(config.augmentation)
+    check_server(config.transcripts)
+    groups(config)
+    return config, planner
+
+
+def _key(config: SynthesisConfig) -> str:
+    """Changes with what is made: the settings, what the lexicon and the styles hold, the stages' versions.
+
+    It does not change with where it is made and by how many.
+    """
+    settings = config.model_dump(
+        mode="json",
+        exclude={
+            "output": True,
+            "workers": True,
+            "prices": True,
+            "transcripts": {
+                "vllm": {"workers", "gpus", "batch_size"},
+                "openai": {"concurrency", "requests_per_minute"},
+            },
+            "speech": {"coqui": {"workers", "gpus"}},
+            "augmentation": {"cuda"},
+            "verification": {"workers", "gpus"},
+        },
+    )
+    stages = [stage for group in groups(config) for stage in getattr(group, "stages", [])]
+    versions = [(stage.name, stage.version) for stage in (getattr(stage, "func", stage) for stage in stages)]
+    styles = [repr(style) for style in all_styles(config.transcripts)]
+    recogniser = config.verification.recogniser
+    heard_by = file_id(Path(recogniser)) if config.verification.enabled and recogniser else None
+    terms = [asdict(term) for terms in open_lexicon(config.lexicon) for term in terms]
+    return content_id(settings, terms, styles, versions, heard_by, check_augmentation(config.augmentation))

@@ -10,16 +10,20 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from rayapp.errors import UserError
 from rayapp.ids import content_id
 
 ENVIRONMENT_PREFIX = "RAYAPP_"
 """`RAYAPP_TRAINING__LEARNING_RATE=1e-3` sets `training.learning_rate`."""
+
+
+Location: TypeAlias = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+"""A folder or file on any storage: `runs/speech`, `/fsx/speech`, `s3://bucket/speech`."""
 
 
 class StepConfig(BaseModel):

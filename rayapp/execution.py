@@ -1,34 +1,40 @@
-"""The one adapter from stages to Ray Data: resources, resume, rejections, progress.
+"""The one adapter from stages to Ray Data: resources, resume, rejections, progress, metrics.
 
-A plan (parquet of slots) streams through groups of stages. All groups run at the same time, each in
-its own workers; a finished block of utterances is committed as one shard, by a rename. A run that
-was killed goes on with the slots that no shard holds.
+A plan streams through groups of stages. All groups run at the same time, each in its own workers. The last one
+commits what it finished as a shard, which appears whole or not at all; a run that was killed goes on with the
+slots that no shard holds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import shutil
+import pickle
+import re
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rayapp.errors import RejectedError, UserError
+from rayapp.errors import RejectedError
 from rayapp.ids import content_id
+from rayapp.plan import Piece, pieces_of, read_piece, slot_ids_of
 from rayapp.ray_session import require_room
-from rayapp.records import PLAN_SCHEMA, Utterance, utterances_from_table, utterances_to_table
-from rayapp.stage import Resources, Stage
+from rayapp.records import Utterance
+from rayapp.stage import BatchStage, Resources, Stage
+from rayapp.storage import join, list_files, open_filesystem, write_file
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 _logger = logging.getLogger(__name__)
+_UTTERANCE = "utterance"
+"""The column that travels between groups: utterances, pickled. Only our own workers write it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,39 @@ class Group:
     """Stage classes, or `partial`s of them with their settings. They are made in the worker: what a stage
     opens or loads never travels."""
     workers: int = 1
+    gpus: float = 0.0
+    """Of each worker, where its stages leave that to the settings: 0.25 lets four share one."""
+
+    @property
+    def resources(self) -> Resources:
+        """What one worker needs: its stages take turns, so the most that one of them needs."""
+        each = [getattr(stage, "func", stage).resources for stage in self.stages]
+        return Resources(
+            max(r.cpus for r in each), max([self.gpus, *(r.gpus for r in each)]), max(r.memory_gb for r in each)
+        )
+
+
+@dataclass(frozen=True)
+class DatasetGroup:
+    """A step that a library brings as Ray Data operators of its own, between two groups of stages."""
+
+    name: str
+    apply: Callable[[Dataset], Dataset]
+    """Gets and returns rows of `pack`ed utterances."""
+    workers: int = 1
+    resources: Resources = field(default_factory=Resources)
+
+
+AnyGroup: TypeAlias = Group | DatasetGroup
+
+
+@dataclass
+class StageProgress:
+    """How far a stage is."""
+
+    rows: int = 0
+    busy_seconds: float = 0.0
+    """Summed over its workers."""
 
 
 @dataclass
@@ -48,157 +87,277 @@ class Summary:
     committed: int = 0
     rejections: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+    """Of audio."""
+    bytes: int = 0
+    """Of the shards."""
     resumed: int = 0
     """Of the committed, those that an earlier, interrupted run had made."""
+    stages: dict[str, StageProgress] = field(default_factory=dict)
+
+    def add(self, receipt: Mapping[str, Any]) -> None:
+        self.committed += receipt["rows"]
+        self.seconds += receipt["seconds"]
+        self.bytes += receipt["bytes"]
+        self.rejections.update(receipt["reasons"])
 
 
 ToTable = Callable[[Sequence[Utterance]], pa.Table]
 
 
-def run_plan(
-    plan: pa.Table,
-    groups: Sequence[Group],
-    shards: Path,
-    to_table: ToTable,
-    *,
-    rows_per_block: int = 64,
-    max_rejected_share: float = 0.05,
-) -> Iterator[Summary]:
+def run_plan(plan: str, groups: Sequence[AnyGroup], shards: str, to_table: ToTable) -> Iterator[Summary]:
     """Fill the slots of a plan and commit them as parquet shards; yields a summary after each shard.
 
-    shards: folder that all workers can write to. What it holds already is not made again.
-    to_table: how finished utterances look in the shards; must keep `slot_id`, `status` and `reason`.
+    plan: location of what `rayapp.plan.write_plan` wrote.
+    shards: location that all workers can write to. What it holds already is not made again.
+    to_table: how finished utterances look in the shards; must keep `slot_id`, `duration_seconds`, `status` and
+        `reason`.
 
-    Raises `UserError` when the groups want more than this machine has, or when more than `max_rejected_share` of
-    the slots were rejected, naming the leading reason.
+    Raises `UserError` when the groups want more than this machine has.
     """
     import ray
 
-    shards.mkdir(parents=True, exist_ok=True)
+    committed = _committed(shards)
     summary = _summary_of(shards)
-    todo = _without(plan, _committed(shards))
     summary.resumed = summary.committed
     yield summary
-    if todo.num_rows:
-        each = [(group.workers, _resources(group)) for group in groups]
-        require_room(
-            sum(workers * needs.cpus for workers, needs in each),
-            sum(workers * needs.gpus for workers, needs in each),
-            f"lower the numbers of workers ({' + '.join(str(workers) for workers, _ in each)})",
-        )
-        dataset = ray.data.from_arrow(_blocks(todo, rows_per_block))
-        for group in groups:
-            dataset = _add_group(dataset, group)
-        dataset = dataset.map_batches(
-            _commit,
-            fn_kwargs={"shards": shards, "to_table": to_table},
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=0,  # waits for the disk; must find room however busy the stages are
-        )
-        for receipts in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for receipt in receipts.to_pylist():
-                summary.committed += receipt["rows"]
-                summary.seconds += receipt["seconds"]
-                summary.rejections.update(receipt["reasons"])
-            yield summary
-    rejected = summary.rejections.total()
-    if rejected > max_rejected_share * plan.num_rows:
-        reason, count = summary.rejections.most_common(1)[0]
-        shutil.rmtree(shards)  # or the next try would find the same rejections
-        raise UserError(
-            f"{rejected} of {plan.num_rows} utterances were rejected, more than the {max_rejected_share:.0%} allowed; "
-            f"the leading reason ({count} times): {reason}"
-        )
+    pieces = pieces_of(plan)
+    if len(committed):
+        pieces = [piece for piece in pieces if not _all_in(slot_ids_of(plan, piece), committed)]
+    if not pieces:
+        return
+    require_room(
+        sum(group.workers * group.resources.cpus for group in groups),
+        sum(group.workers * group.resources.gpus for group in groups),
+        f"lower the numbers of workers ({' + '.join(str(group.workers) for group in groups)})",
+    )
+    board = ray.remote(num_cpus=0)(_Board).remote()
+    source = _Source(plan, ray.put(committed))
+    sink = _Sink(shards, to_table)
+    dataset = ray.data.from_arrow([pa.Table.from_pylist([vars(piece)]) for piece in pieces])
+    if isinstance(groups[0], DatasetGroup):
+        dataset = dataset.map_batches(_read, fn_args=(source,), num_cpus=0, **_WHOLE_BLOCKS)
+    for number, group in enumerate(groups):
+        if isinstance(group, DatasetGroup):
+            dataset = group.apply(dataset)
+            continue
+        first, last = number == 0, number == len(groups) - 1
+        dataset = _add_group(dataset, group, source if first else None, sink if last else None, board)
+    for receipts in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for receipt in receipts.to_pylist():
+            summary.add(receipt)
+        with contextlib.suppress(ray.exceptions.RayActorError):  # it only counts
+            summary.stages = ray.get(board.told.remote())
+        yield summary
 
 
-def _resources(group: Group) -> Resources:
-    """What one worker of a group needs: its stages take turns, so the most that one of them needs."""
-    each = [getattr(stage, "func", stage).resources for stage in group.stages]
-    return Resources(max(r.cpus for r in each), max(r.gpus for r in each), max(r.memory_gb for r in each))
+_WHOLE_BLOCKS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
 
 
-def _add_group(dataset: Dataset, group: Group) -> Dataset:
+def pack(utterances: Sequence[Utterance]) -> pa.Table:
+    """Utterances as they travel between groups, a row each."""
+    return pa.table({_UTTERANCE: pa.array([pickle.dumps(u) for u in utterances], pa.large_binary())})
+
+
+def unpack(table: pa.Table) -> list[Utterance]:
+    """What `pack` packed."""
+    return [pickle.loads(row) for row in table[_UTTERANCE].to_pylist()]  # noqa: S301 (our own workers' alone)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the first group takes its slots from."""
+
+    plan: str
+    committed: Any
+    """Reference to the slot IDs that shards hold already."""
+
+    def read(self, table: pa.Table) -> list[Utterance]:
+        import ray
+
+        committed = ray.get(self.committed)
+        slots = [slot for row in table.to_pylist() for slot in read_piece(self.plan, Piece(**row))]
+        known = pc.is_in(pa.array([slot.slot_id for slot in slots]), value_set=committed).to_pylist()
+        return [Utterance(slot) for slot, done in zip(slots, known, strict=True) if not done]
+
+
+def _read(table: pa.Table, source: _Source) -> pa.Table:
+    return pack(source.read(table))
+
+
+@dataclass(frozen=True)
+class _Sink:
+    """Where the last group leaves what it finished."""
+
+    shards: str
+    to_table: ToTable
+
+    def commit(self, utterances: Sequence[Utterance]) -> pa.Table:
+        finished = self.to_table(utterances)
+        name = content_id(finished["slot_id"].to_pylist())  # a task that Ray repeats writes the same shard again
+        sink = pa.BufferOutputStream()
+        pq.write_table(finished, sink)
+        shard = sink.getvalue()
+        write_file(join(self.shards, f"{name}.parquet"), shard)
+        return pa.Table.from_pylist([_receipt(finished, shard.size)])
+
+
+def _add_group(dataset: Dataset, group: Group, source: _Source | None, sink: _Sink | None, board: Any) -> Dataset:
     import ray
 
-    resources = _resources(group)
+    resources = group.resources
     return dataset.map_batches(
         _Worker,
-        fn_constructor_kwargs={"stages": group.stages},
-        batch_size=None,
-        batch_format="pyarrow",
+        fn_constructor_kwargs={"stages": group.stages, "source": source, "sink": sink, "board": board},
         compute=ray.data.ActorPoolStrategy(size=group.workers),
         num_cpus=resources.cpus,
         num_gpus=resources.gpus or None,
         memory=int(resources.memory_gb * 1e9),
+        **_WHOLE_BLOCKS,
     )
 
 
 class _Worker:
-    """One copy of a group of stages, fed with tables of utterances."""
+    """One copy of a group of stages; the first group reads its slots itself, the last one commits."""
 
-    def __init__(self, stages: Sequence[Callable[[], Stage]]) -> None:
+    def __init__(
+        self, stages: Sequence[Callable[[], Any]], source: _Source | None, sink: _Sink | None, board: Any
+    ) -> None:
         self.stages = [make() for make in stages]
+        self.source, self.sink, self.board = source, sink, board
+        self.metrics = _Metrics()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return utterances_to_table([run_stages(self.stages, utterance) for utterance in utterances_from_table(table)])
+        utterances = self.source.read(table) if self.source else unpack(table)
+        seconds: dict[str, float] = {}
+        utterances = run_stages(self.stages, utterances, seconds)
+        self.board.add.remote(len(utterances), seconds)
+        self.metrics.count_work(seconds)
+        if not self.sink:
+            return pack(utterances)
+        receipt = self.sink.commit(utterances)
+        self.metrics.count_committed(utterances)
+        return receipt
 
 
-def run_stages(stages: Sequence[Stage], utterance: Utterance) -> Utterance:
-    """Take one utterance through the stages; a stage that rejects it ends its way, with the reason."""
+def run_stages(
+    stages: Sequence[Stage | BatchStage], utterances: Sequence[Utterance], seconds: dict[str, float] | None = None
+) -> list[Utterance]:
+    """Take utterances through the stages; a stage that rejects one ends its way, with the reason.
+
+    seconds: how long each stage took is added to it.
+    """
+    outcomes = list(utterances)
     for stage in stages:
-        if utterance.status == "rejected":
-            break
-        try:
-            utterance = stage(utterance)
-        except RejectedError as error:
-            utterance = utterance.rejected(f"{stage.name}: {error}")
-        except Exception as error:  # a bad row never kills a batch
-            _logger.exception("stage %s failed on slot %s", stage.name, utterance.slot.slot_id)
-            utterance = utterance.rejected(f"{stage.name}: {type(error).__name__}")
-    return utterance
+        started = time.perf_counter()
+        size = stage.batch_size if isinstance(stage, BatchStage) else 1
+        going = [index for index, utterance in enumerate(outcomes) if utterance.status != "rejected"]
+        for start in range(0, len(going), size):
+            batch = going[start : start + size]
+            for index, outcome in zip(batch, _outcomes(stage, [outcomes[i] for i in batch]), strict=True):
+                outcomes[index] = outcome
+        if seconds is not None:
+            seconds[stage.name] = seconds.get(stage.name, 0.0) + time.perf_counter() - started
+    return outcomes
 
 
-def _commit(table: pa.Table, shards: Path, to_table: ToTable) -> pa.Table:
-    """Write a block as a shard: under another name first, so that a shard is whole or absent."""
-    finished = to_table(utterances_from_table(table))
-    name = content_id(finished["slot_id"].to_pylist())  # a task that Ray repeats writes the same shard again
-    pq.write_table(finished, shards / f".{name}.tmp")
-    (shards / f".{name}.tmp").rename(shards / f"{name}.parquet")
-    return pa.Table.from_pylist([_receipt(finished)])
+def _outcomes(stage: Stage | BatchStage, batch: Sequence[Utterance]) -> list[Utterance]:
+    """One outcome for each of a batch, whatever goes wrong: a bad row never kills a batch."""
+    outcomes: Sequence[Utterance | Exception]
+    try:
+        outcomes = stage.on_batch(batch) if isinstance(stage, BatchStage) else [stage(batch[0])]
+    except Exception as error:
+        if len(batch) > 1:  # find out which one it was
+            return [outcome for utterance in batch for outcome in _outcomes(stage, [utterance])]
+        outcomes = [error]
+    return [_settled(stage, utterance, outcome) for utterance, outcome in zip(batch, outcomes, strict=True)]
 
 
-def _receipt(finished: pa.Table) -> dict[str, Any]:
-    reasons = [reason for reason in finished["reason"].to_pylist() if reason]
+def _settled(stage: Stage | BatchStage, utterance: Utterance, outcome: Utterance | Exception) -> Utterance:
+    if isinstance(outcome, Utterance):
+        return outcome
+    if isinstance(outcome, RejectedError):
+        return utterance.rejected(f"{stage.name}: {outcome}")
+    _logger.error("stage %s failed on slot %s", stage.name, utterance.slot.slot_id, exc_info=outcome)
+    return utterance.rejected(f"{stage.name}: {type(outcome).__name__}")
+
+
+class _Board:
+    """Counts what each stage has done, for people who wait."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, StageProgress] = {}
+
+    def add(self, rows: int, seconds: Mapping[str, float]) -> None:
+        for name, busy in seconds.items():
+            stage = self.stages.setdefault(name, StageProgress())
+            stage.rows += rows
+            stage.busy_seconds += busy
+
+    def told(self) -> dict[str, StageProgress]:
+        return self.stages
+
+
+class _Metrics:
+    """What Prometheus is told, through Ray's own exporter."""
+
+    def __init__(self) -> None:
+        from ray.util import metrics
+
+        self.rows = metrics.Counter("rayapp_utterances", "Utterances committed.", tag_keys=("status",))
+        self.audio = metrics.Counter("rayapp_audio_seconds", "Seconds of speech committed.")
+        self.rejected = metrics.Counter("rayapp_rejections", "Utterances rejected, by reason.", tag_keys=("reason",))
+        self.busy = metrics.Counter("rayapp_stage_busy_seconds", "Seconds that stages worked.", tag_keys=("stage",))
+
+    def count_work(self, seconds: Mapping[str, float]) -> None:
+        for stage, busy in seconds.items():
+            self.busy.inc(busy + 1e-9, {"stage": stage})
+
+    def count_committed(self, utterances: Sequence[Utterance]) -> None:
+        for status, rows in Counter(u.status for u in utterances).items():
+            self.rows.inc(rows, {"status": status})
+        self.audio.inc(sum(u.duration_seconds for u in utterances) + 1e-9)  # it refuses 0
+        for reason, rows in Counter(short_reason(u.reason) for u in utterances if u.reason).items():
+            self.rejected.inc(rows, {"reason": reason})
+
+
+def short_reason(reason: str) -> str:
+    """A reason without its figures: what a sum over rows can be told by.
+
+    >>> short_reason("verify: WER 0.62 of the words around the term is above 0.3")
+    'verify: WER # of the words around the term is above #'
+    """
+    return re.sub(r"\d+(\.\d+)?", "#", reason)
+
+
+def _receipt(finished: pa.Table, size: int) -> dict[str, Any]:
+    reasons = [short_reason(reason) for reason in finished["reason"].to_pylist() if reason]
     return {
         "rows": finished.num_rows,
-        "seconds": float(sum(finished["duration_seconds"].to_pylist())),
+        "seconds": float(pc.sum(finished["duration_seconds"]).as_py() or 0.0),
         "reasons": reasons,
+        "bytes": size,
     }
 
 
-def _summary_of(shards: Path) -> Summary:
+def _summary_of(shards: str) -> Summary:
     summary = Summary()
-    for shard in shards.glob("*.parquet"):
-        receipt = _receipt(pq.read_table(shard, columns=["duration_seconds", "reason"]))
-        summary.committed += receipt["rows"]
-        summary.seconds += receipt["seconds"]
-        summary.rejections.update(receipt["reasons"])
+    for table, size in _read_shards(shards, ["duration_seconds", "reason"]):
+        summary.add(_receipt(table, size))
     return summary
 
 
-def _committed(shards: Path) -> pa.Array:
-    names = sorted(str(shard) for shard in shards.glob("*.parquet"))
-    if not names:
-        return pa.array([], pa.string())
-    return ds.dataset(names).to_table(columns=["slot_id"])["slot_id"].combine_chunks()
+def _committed(shards: str) -> pa.Array:
+    tables = [table["slot_id"].combine_chunks() for table, _ in _read_shards(shards, ["slot_id"])]
+    return pa.concat_arrays(tables) if tables else pa.array([], pa.string())
 
 
-def _without(plan: pa.Table, slot_ids: pa.Array) -> pa.Table:
-    import pyarrow.compute as pc
+def _read_shards(shards: str, columns: list[str]) -> Iterator[tuple[pa.Table, int]]:
+    """Each shard, and its bytes."""
+    filesystem, path = open_filesystem(shards)
+    for name in list_files(shards, ".parquet"):
+        shard = f"{path}/{name}"
+        yield pq.read_table(shard, columns=columns, filesystem=filesystem), filesystem.get_file_info(shard).size
 
-    return plan.filter(pc.invert(pc.is_in(plan["slot_id"], value_set=slot_ids))).cast(PLAN_SCHEMA)
 
-
-def _blocks(table: pa.Table, rows: int) -> list[pa.Table]:
-    return [table.slice(start, rows) for start in range(0, table.num_rows, rows)]
+def _all_in(slot_ids: pa.Array, committed: pa.Array) -> bool:
+    return bool(pc.all(pc.is_in(slot_ids, value_set=committed)).as_py())

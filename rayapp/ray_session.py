@@ -81,6 +81,13 @@ def require_room(cpus: float, gpus: float, advice: str) -> None:
             raise UserError(f"{wanted:g} {kind}s are wanted; this machine has {there.get(kind, 0.0):g}: {advice}")
 
 
+def available_cpus() -> int:
+    """CPUs of the Ray in use, or of this machine where none is."""
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 1)) if ray.is_initialized() else os.cpu_count() or 1
+
+
 def worker_environment() -> dict[str, str]:
     """Environment that every worker starts with."""
     return {

@@ -32,11 +32,28 @@ class Term:
     category: str = "other"
     language: str = "en"
     pronunciation: str | None = None
-    """What the voice is given instead of the text, such as `E eleven point nine` for `E11.9`."""
+    """What the voice is given instead of the text: a respelling, such as `E eleven point nine` for `E11.9`, or IPA
+    between slashes, such as `/ləˈsɑːtən/`."""
     weight: float = 1.0
     """How many sentences it should get, relative to the others."""
     recall: float | None = None
     """Share of its occurrences that the recogniser hears today, where that is known."""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Who speaks, and how."""
+
+    engine: str
+    name: str
+    """As the engine names it, such as `en-us+m3`."""
+    accent: str
+    language: str = "en"
+    rate_wpm: int = 170
+    pitch: int = 50
+    """0–99, as espeak has it; 50 is the voice's own."""
+    role: str = ""
+    """Whose turns it speaks in a dialogue, such as `clinician`."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +63,25 @@ class Slot:
     slot_id: str
     split: str
     style: str
-    """`clinical` or `everyday`: which grammar or prompt set writes the sentence."""
+    """Which grammar or prompt set writes the sentence, such as `clinical_en`."""
     prompt: str
     """The sentence pattern (grammar) or prompt (LLM) to write from."""
     term: Term | None
-    engine: str
-    voice: str
-    accent: str
-    rate_wpm: int
-    pitch: int
-    """0–99, as espeak has it; 50 is the voice's own."""
+    cast: tuple[Voice, ...]
+    """The voices: one, or one for each role and language that the style has."""
     snr_db: float
     seed: int
     companions: tuple[Term, ...] = ()
     """Further terms in the same sentence, where the pattern lists several."""
+
+    @property
+    def voice(self) -> Voice:
+        """The voice that speaks, or that speaks first."""
+        return self.cast[0]
+
+    def voice_for(self, role: str, language: str) -> Voice:
+        """Who speaks the turns of a role in a language: the nearest that the cast has."""
+        return max(self.cast, key=lambda voice: (voice.role == role, voice.language == language))
 
     def rng(self, purpose: str) -> np.random.Generator:
         """A generator for one purpose: stages draw without disturbing one another."""
@@ -67,14 +89,26 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A stretch of a transcript in one voice: a turn of a dialogue, or the words in one language."""
+
+    text: str
+    spoken: str
+    language: str = "en"
+    role: str = ""
+
+
+@dataclass(frozen=True)
 class Transcript:
-    """A sentence: as the recogniser should write it, and as the voice is given it."""
+    """What is said: as the recogniser should write it, and as the voice is given it."""
 
     text: str
     spoken: str
     terms: tuple[str, ...]
     language: str
     generator: str
+    spans: tuple[Span, ...] = ()
+    """Its stretches, in order, where more than one voice speaks; else empty."""
 
     @property
     def transcript_id(self) -> str:
@@ -95,6 +129,49 @@ class Phoneme:
 
 
 @dataclass(frozen=True)
+class SpokenWord:
+    """A word of the text as the recogniser should write it, and when it is said."""
+
+    text: str
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """When a span is said, and by whom."""
+
+    role: str
+    language: str
+    voice: str
+    text: str
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What verification found out; None where it was not asked, or cannot be told."""
+
+    heard: str | None = None
+    """What a recogniser made of it."""
+    wer: float | None = None
+    cer: float | None = None
+    rest_wer: float | None = None
+    """Word error rate of the words around the terms."""
+    terms_heard: float | None = None
+    """Share of the terms that the recogniser wrote."""
+    phone_distance: float | None = None
+    """Phone edit distance between the terms' lexicon pronunciation and what the voice said, per phone."""
+    words_per_second: float | None = None
+    characters_per_second: float | None = None
+    clipped_share: float | None = None
+    """Of the samples."""
+    silence_share: float | None = None
+    """Of the time."""
+
+
+@dataclass(frozen=True)
 class Step:
     """Something done to the audio: enough to do it again."""
 
@@ -112,7 +189,12 @@ class Utterance:
     audio: Audio | None = None
     phonemes: tuple[Phoneme, ...] = ()
     """When which sound is made, from engines that tell."""
+    words: tuple[SpokenWord, ...] = ()
+    """When which word is said, from engines that tell."""
+    turns: tuple[Turn, ...] = ()
+    """When which voice speaks, where there are several."""
     steps: tuple[Step, ...] = ()
+    quality: Quality = Quality()
     status: Status = "ok"
     reason: str = ""
 
@@ -124,7 +206,8 @@ class Utterance:
     def utterance_id(self) -> str:
         """Depends on what was said, by whom, how, and on the version of each stage that made it."""
         transcript = self.transcript.transcript_id if self.transcript else self.slot.slot_id
-        return content_id("utterance", transcript, self.slot.voice, self.slot.seed, _steps_json(self.steps))
+        voices = (voice.name for voice in self.slot.cast)
+        return content_id("utterance", transcript, *voices, self.slot.seed, steps_json(self.steps))
 
     def with_transcript(self, transcript: Transcript) -> Self:
         return dataclasses.replace(self, transcript=transcript)
@@ -132,15 +215,29 @@ class Utterance:
     def with_audio(self, audio: Audio) -> Self:
         return dataclasses.replace(self, audio=np.ascontiguousarray(audio, dtype=np.float32))
 
-    def with_phonemes(self, phonemes: Sequence[Phoneme]) -> Self:
-        return dataclasses.replace(self, phonemes=tuple(phonemes))
+    def with_times(
+        self, phonemes: Sequence[Phoneme], words: Sequence[SpokenWord] = (), turns: Sequence[Turn] = ()
+    ) -> Self:
+        return dataclasses.replace(self, phonemes=tuple(phonemes), words=tuple(words), turns=tuple(turns))
+
+    def retimed(self, *, stretch: float = 1.0, delay_seconds: float = 0.0) -> Self:
+        """The same, with every time multiplied by `stretch` and then moved; for what changes the audio's length."""
+
+        def moved(entry: Any) -> Any:
+            times = {name: value for name, value in vars(entry).items() if name.endswith("_seconds")}
+            return dataclasses.replace(entry, **{n: value * stretch + delay_seconds for n, value in times.items()})
+
+        return self.with_times(*(tuple(map(moved, times)) for times in (self.phonemes, self.words, self.turns)))
 
     def with_step(self, name: str, version: int, **params: Any) -> Self:
         return dataclasses.replace(self, steps=(*self.steps, Step(name, version, params)))
 
+    def with_quality(self, **figures: Any) -> Self:
+        return dataclasses.replace(self, quality=dataclasses.replace(self.quality, **figures))
+
     def rejected(self, reason: str) -> Self:
         """The same utterance, set aside; its audio is dropped, so that it costs nothing further on."""
-        return dataclasses.replace(self, status="rejected", reason=reason, audio=None, phonemes=())
+        return dataclasses.replace(self, status="rejected", reason=reason, audio=None, phonemes=(), words=(), turns=())
 
 
 _TERM_FIELDS = [
@@ -149,6 +246,17 @@ _TERM_FIELDS = [
     ("pronunciation", pa.string()),
     ("weight", pa.float64()),
 ]
+_VOICE_TYPE = pa.struct(
+    [
+        ("engine", pa.string()),
+        ("name", pa.string()),
+        ("accent", pa.string()),
+        ("language", pa.string()),
+        ("rate_wpm", pa.int32()),
+        ("pitch", pa.int32()),
+        ("role", pa.string()),
+    ]
+)
 PLAN_SCHEMA = pa.schema(
     [
         ("slot_id", pa.string()),
@@ -158,11 +266,7 @@ PLAN_SCHEMA = pa.schema(
         ("term", pa.string()),  # the text; the four below belong to it
         *_TERM_FIELDS,
         ("companions", pa.list_(pa.struct([("text", pa.string()), *_TERM_FIELDS]))),
-        ("engine", pa.string()),
-        ("voice", pa.string()),
-        ("accent", pa.string()),
-        ("rate_wpm", pa.int32()),
-        ("pitch", pa.int32()),
+        ("cast", pa.list_(_VOICE_TYPE)),
         ("snr_db", pa.float64()),
         ("seed", pa.int64()),
     ]
@@ -171,23 +275,8 @@ PLAN_SCHEMA = pa.schema(
 
 PHONEMES_TYPE = pa.list_(pa.struct([("symbol", pa.string()), ("start_seconds", pa.float32())]))
 """What a manifest tells of `Utterance.phonemes`."""
-
-_IN_FLIGHT_SCHEMA = pa.schema(
-    [
-        *PLAN_SCHEMA,
-        ("text", pa.string()),
-        ("spoken_text", pa.string()),
-        ("terms", pa.list_(pa.string())),
-        ("transcript_language", pa.string()),
-        ("generator", pa.string()),
-        ("phonemes", PHONEMES_TYPE),
-        ("steps", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("samples", pa.binary()),  # float32
-    ]
-)
-"""What travels between stages: the plan's row and what has been filled in."""
+_TIMES = [("start_seconds", pa.float32()), ("end_seconds", pa.float32())]
+_TURN_FIELDS = [(name, pa.string()) for name in ("role", "language", "voice", "text")]
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -210,7 +299,11 @@ MANIFEST_SCHEMA = pa.schema(
         ("pitch", pa.int32()),
         ("snr_db", pa.float64()),
         ("phonemes", PHONEMES_TYPE),
+        ("words", pa.list_(pa.struct([("text", pa.string()), *_TIMES]))),
+        ("turns", pa.list_(pa.struct([*_TURN_FIELDS, *_TIMES]))),
         ("steps", pa.string()),  # JSON: [{name, version, params}], in the order they were applied
+        ("heard", pa.string()),  # this and the figures below: see Quality
+        *((field.name, pa.float32()) for field in dataclasses.fields(Quality) if field.name != "heard"),
         ("seed", pa.int64()),
         ("transcript_id", pa.string()),
         ("slot_id", pa.string()),
@@ -226,87 +319,33 @@ def slots_to_table(slots: Sequence[Slot]) -> pa.Table:
     return pa.Table.from_pylist([_slot_row(slot) for slot in slots], schema=PLAN_SCHEMA)
 
 
-def utterances_to_table(utterances: Sequence[Utterance]) -> pa.Table:
-    """The table that travels from one stage to the next."""
-    rows = []
-    for utterance in utterances:
-        transcript = utterance.transcript
-        rows.append(
-            _slot_row(utterance.slot)
-            | {
-                "text": transcript and transcript.text,
-                "spoken_text": transcript and transcript.spoken,
-                "terms": list(transcript.terms) if transcript else None,
-                "transcript_language": transcript and transcript.language,
-                "generator": transcript and transcript.generator,
-                "phonemes": phoneme_rows(utterance),
-                "steps": _steps_json(utterance.steps),
-                "status": utterance.status,
-                "reason": utterance.reason,
-                "samples": None if utterance.audio is None else utterance.audio.tobytes(),
-            }
-        )
-    return pa.Table.from_pylist(rows, schema=_IN_FLIGHT_SCHEMA)
-
-
-def phoneme_rows(utterance: Utterance) -> list[dict[str, Any]]:
-    return [{"symbol": p.symbol, "start_seconds": p.start_seconds} for p in utterance.phonemes]
-
-
-def utterances_from_table(table: pa.Table) -> list[Utterance]:
-    """Read what `slots_to_table` or `utterances_to_table` wrote."""
-    return [_utterance(row) for row in table.to_pylist()]
+def slots_from_table(table: pa.Table) -> list[Slot]:
+    """Read what `slots_to_table` wrote."""
+    return [_slot(row) for row in table.to_pylist()]
 
 
 def _slot_row(slot: Slot) -> dict[str, Any]:
     term = slot.term
-    return {
-        "slot_id": slot.slot_id,
-        "split": slot.split,
-        "style": slot.style,
-        "prompt": slot.prompt,
+    row = {name: getattr(slot, name) for name in ("slot_id", "split", "style", "prompt", "snr_db", "seed")}
+    names = [name for name, _ in _TERM_FIELDS]
+    return row | {
         "term": term and term.text,
-        "category": term and term.category,
-        "language": term and term.language,
-        "pronunciation": term and term.pronunciation,
-        "weight": term and term.weight,
-        "companions": [
-            {name: getattr(companion, name) for name in ("text", *(field for field, _ in _TERM_FIELDS))}
-            for companion in slot.companions
-        ],
-        "engine": slot.engine,
-        "voice": slot.voice,
-        "accent": slot.accent,
-        "rate_wpm": slot.rate_wpm,
-        "pitch": slot.pitch,
-        "snr_db": slot.snr_db,
-        "seed": slot.seed,
+        **{name: term and getattr(term, name) for name in names},
+        "companions": [{name: getattr(other, name) for name in ("text", *names)} for other in slot.companions],
+        "cast": [vars(voice) for voice in slot.cast],
     }
 
 
-def _utterance(row: Mapping[str, Any]) -> Utterance:
-    term = row["term"] and Term(row["term"], row["category"], row["language"], row["pronunciation"], row["weight"])
-    names = ("slot_id", "split", "style", "prompt", "engine", "voice", "accent", "rate_wpm", "pitch", "snr_db")
-    companions = tuple(Term(**companion) for companion in row["companions"])
-    slot = Slot(term=term, companions=companions, seed=row["seed"], **{name: row[name] for name in names})
-    if "status" not in row:
-        return Utterance(slot)
-    transcript = None
-    if row["text"] is not None:
-        transcript = Transcript(
-            row["text"], row["spoken_text"], tuple(row["terms"]), row["transcript_language"], row["generator"]
-        )
-    samples = row["samples"]
-    return Utterance(
-        slot=slot,
-        transcript=transcript,
-        audio=None if samples is None else np.frombuffer(samples, dtype=np.float32),
-        phonemes=tuple(Phoneme(**phoneme) for phoneme in row["phonemes"]),
-        steps=tuple(Step(**step) for step in json.loads(row["steps"])),
-        status=row["status"],
-        reason=row["reason"],
+def _slot(row: Mapping[str, Any]) -> Slot:
+    term = row["term"] and Term(row["term"], *(row[name] for name, _ in _TERM_FIELDS))
+    names = ("slot_id", "split", "style", "prompt", "snr_db", "seed")
+    return Slot(
+        term=term,
+        companions=tuple(Term(**companion) for companion in row["companions"]),
+        cast=tuple(Voice(**voice) for voice in row["cast"]),
+        **{name: row[name] for name in names},
     )
 
 
-def _steps_json(steps: Sequence[Step]) -> str:
+def steps_json(steps: Sequence[Step]) -> str:
     return json.dumps([dataclasses.asdict(step) for step in steps])

@@ -25,6 +25,8 @@ class RegisteredModel:
     aliases: tuple[str, ...]
     figures: Mapping[str, float]
     run_id: str
+    evaluation: str
+    """Folder of the evaluation that it was released by."""
 
 
 class Registry:
@@ -35,7 +37,13 @@ class Registry:
         self.client = open_client(home)
 
     def publish(
-        self, name: str, model: Path, figures: Mapping[str, float], verdicts: Sequence[Mapping[str, Any]], key: str
+        self,
+        name: str,
+        model: Path,
+        figures: Mapping[str, float],
+        verdicts: Sequence[Mapping[str, Any]],
+        key: str,
+        evaluation: Path,
     ) -> str:
         """Store a `.nemo` file as a new version of `name`; returns the version.
 
@@ -57,7 +65,12 @@ class Registry:
             name,
             source,
             run_id=run.run_id,
-            tags={"figures": json.dumps(figures), "verdicts": json.dumps(verdicts), "key": key},
+            tags={
+                "figures": json.dumps(figures),
+                "verdicts": json.dumps(verdicts),
+                "key": key,
+                "evaluation": str(evaluation.absolute()),
+            },
         )
         return str(created.version)
 
@@ -95,6 +108,7 @@ class Registry:
                         aliases=tuple(sorted(aliases.get(str(version.version), []))),
                         figures=json.loads(version.tags.get("figures", "{}")),
                         run_id=version.run_id,
+                        evaluation=version.tags.get("evaluation", ""),
                     )
                 )
         return sorted(models, key=lambda m: (m.name, -int(m.version)))

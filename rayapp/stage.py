@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rayapp.records import Utterance
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one copy of a stage needs while it runs."""
+    """What one worker needs while it runs."""
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -30,3 +31,20 @@ class Stage(Protocol):
     resources: Resources
 
     def __call__(self, utterance: Utterance) -> Utterance: ...
+
+
+@runtime_checkable
+class BatchStage(Protocol):
+    """A stage that is faster on several utterances at once: a model on a GPU, or a server that is asked.
+
+    What it returns for an utterance must not depend on the others of the batch, up to rounding.
+    """
+
+    name: str
+    version: int
+    resources: Resources
+    batch_size: int
+
+    def on_batch(self, utterances: Sequence[Utterance]) -> Sequence[Utterance | Exception]:
+        """One outcome per utterance, in order; a `RejectedError` in place of one that cannot be made."""
+        ...

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 from pyarrow import fs
 
 from rayapp.config import StepConfig, config_fingerprint
@@ -20,20 +23,37 @@ COMPLETE = "_COMPLETE"
 
 
 def open_filesystem(location: str | Path) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a path or URI (`/fsx/runs`, `s3://bucket/runs`), and the path within it."""
+    """The filesystem of a path or URI (`/fsx/runs`, `s3://bucket/runs`), and the path within it.
+
+    An S3 store other than Amazon's is named in the URI (`s3://bucket/runs?endpoint_override=host:9000&scheme=http`);
+    credentials come from the environment or the machine's role.
+
+    Raises `UserError` for a URI of no known kind.
+    """
     text = str(location)
     if "://" in text:
-        return fs.FileSystem.from_uri(text)
+        try:
+            return fs.FileSystem.from_uri(text)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(
+                f"{location} is no location that can be opened ({error}); give a folder or s3://…"
+            ) from None
     return fs.LocalFileSystem(), str(Path(text).absolute())
 
 
 def key_of(location: str | Path) -> str | None:
-    """The key that a folder was published under; None where it was not, or is not there."""
+    """The key that a folder was published under; None where it was not, or is not there.
+
+    Raises `UserError` where the storage refuses.
+    """
     filesystem, path = open_filesystem(location)
-    if filesystem.get_file_info(f"{path}/{COMPLETE}").type != fs.FileType.File:
-        return None
-    with filesystem.open_input_stream(f"{path}/{COMPLETE}") as stream:
-        return str(stream.read().decode())
+    try:
+        if filesystem.get_file_info(f"{path}/{COMPLETE}").type != fs.FileType.File:
+            return None
+        with filesystem.open_input_stream(f"{path}/{COMPLETE}") as stream:
+            return str(stream.read().decode())
+    except OSError as error:
+        raise UserError(f"{location} cannot be read: {error.strerror or error}") from error
 
 
 def step_key(config: StepConfig, *inputs: str | Path) -> str:
@@ -52,49 +72,162 @@ def require_complete(location: str | Path, what: str) -> None:
 
 @contextmanager
 def published_folder(location: Path, key: str, *, resume: bool = False) -> Iterator[Path]:
-    """A staging folder that becomes `location` when the block ends well, and not otherwise.
+    """`published_location` for what needs a real folder: a staging folder on a disk of this machine."""
+    with published_location(location, key, resume=resume) as staging:
+        yield Path(staging)
 
-    It lies beside `location`, so that publishing is a rename. An earlier folder at `location` is
-    replaced once the new one is whole.
 
-    key: see `step_key`. With `resume` the staging folder keeps what an interrupted run with the same
+@contextmanager
+def published_location(location: str | Path, key: str, *, resume: bool = False) -> Iterator[str]:
+    """A staging location that becomes `location` when the block ends well, and not otherwise.
+
+    It lies beside `location`. On a disk publishing is a rename; an object store cannot rename, so the objects are
+    copied and marked complete last: who looks in between is told that it is not, and a killed run publishes again
+    from the staging location, which is removed at the very end. An earlier folder at `location` is replaced once
+    the new one is whole.
+
+    key: see `step_key`. With `resume` the staging location keeps what an interrupted run with the same
         key left in it, until something else is published there (so no two runs at a time into one folder);
         otherwise it starts empty, and is removed when the block fails.
 
     Raises `UserError` where the disk is full or may not be written.
     """
-    location = location.absolute()
-    if location.exists() and key_of(location) is None and (not location.is_dir() or any(location.iterdir())):
-        raise UserError(f"{location} exists and was not made by rayapp; it would be replaced: choose another folder")
-    staging = location.with_name(f".{location.name}.{key}.partial")
+    filesystem, path = open_filesystem(location)
+    parent, _, name = path.rpartition("/")
+    staging = f"{parent}/.{name}.{key}.partial"
     try:
+        require_replaceable(location)
         if not resume:
-            shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True, exist_ok=True)
-        yield staging
-        (staging / COMPLETE).write_text(key)
-        if location.exists():
-            replaced = location.with_name(f".{location.name}.replaced")
-            shutil.rmtree(replaced, ignore_errors=True)
-            location.rename(replaced)
-            staging.rename(location)
-            shutil.rmtree(replaced, ignore_errors=True)
-        else:
-            staging.rename(location)
-        _remove_superseded(location)
+            _delete(filesystem, staging)
+        filesystem.create_dir(staging)
+        yield _beside(location, staging)
+        _publish(filesystem, staging, path, key)
+        _remove_superseded(filesystem, path)
     except OSError as error:
         raise _explain(error, location) from error
     finally:
         if not resume:
-            shutil.rmtree(staging, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what went wrong is on its way to the caller
+                _delete(filesystem, staging)
 
 
-def _remove_superseded(location: Path) -> None:
+def require_replaceable(location: str | Path) -> None:
+    """Raises `UserError` where `location` holds something that was not published by us."""
+    filesystem, path = open_filesystem(location)
+    info = filesystem.get_file_info(path)
+    if info.type == fs.FileType.NotFound or key_of(location) is not None:
+        return
+    if info.type == fs.FileType.Directory:
+        found = filesystem.get_file_info(fs.FileSelector(path))
+        if not found or _publishing(filesystem, path):
+            return
+    raise UserError(f"{location} exists and was not made by rayapp; it would be replaced: choose another folder")
+
+
+def join(location: str | Path, *parts: str) -> str:
+    """A location within a location.
+
+    >>> join("s3://bucket/runs?endpoint_override=localhost:9000", "plan", "a.parquet")
+    's3://bucket/runs/plan/a.parquet?endpoint_override=localhost:9000'
+    """
+    base, question, query = str(location).partition("?")
+    return "/".join([base.rstrip("/"), *parts]) + question + query
+
+
+def name_of(location: str | Path) -> str:
+    """The last part of a location.
+
+    >>> name_of("s3://bucket/runs?endpoint_override=localhost:9000")
+    'runs'
+    """
+    return str(location).partition("?")[0].rstrip("/").rpartition("/")[2]
+
+
+def write_file(location: str | Path, data: bytes | pa.Buffer) -> None:
+    """Write a whole file: under another name first, so that it is complete or absent."""
+    filesystem, path = open_filesystem(location)
+    parent, _, name = path.rpartition("/")
+    aside = f"{parent}/.{name}.{uuid.uuid4().hex[:8]}.tmp"  # two writers of one file do not meet
+    filesystem.create_dir(parent)
+    with filesystem.open_output_stream(aside) as stream:
+        stream.write(data)
+    filesystem.move(aside, path)
+
+
+def list_files(location: str | Path, suffix: str) -> list[str]:
+    """Names of the files of a folder that end so, sorted; none where there is no folder. Hidden ones are not told."""
+    filesystem, path = open_filesystem(location)
+    infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    names = (info.base_name for info in infos if info.type == fs.FileType.File)
+    return sorted(name for name in names if name.endswith(suffix) and not name.startswith("."))
+
+
+def remove_location(location: str | Path) -> None:
+    """Delete a folder with all that it holds; nothing happens where there is none."""
+    _delete(*open_filesystem(location))
+
+
+def _beside(location: str | Path, path: str) -> str:
+    """The location that has `path` within the same filesystem."""
+    text = str(location)
+    if "://" not in text:
+        return path
+    scheme, _, rest = text.partition("://")
+    _, question, query = rest.partition("?")
+    return f"{scheme}://{path.lstrip('/') if scheme != 'file' else path}{question}{query}"
+
+
+def _publishing(filesystem: fs.FileSystem, path: str) -> bool:
+    """Whether a run that was killed while it copied left this: its staging location is still there, complete."""
+    parent, _, name = path.rpartition("/")
+    found = filesystem.get_file_info(fs.FileSelector(parent or "/", allow_not_found=True))
+    staging = [info.path for info in found if _is_partial(info.base_name, name)]
+    return any(filesystem.get_file_info(f"{p}/{COMPLETE}").type == fs.FileType.File for p in staging)
+
+
+def _publish(filesystem: fs.FileSystem, staging: str, path: str, key: str) -> None:
+    with filesystem.open_output_stream(f"{staging}/{COMPLETE}") as stream:
+        stream.write(key.encode())
+    if isinstance(filesystem, fs.LocalFileSystem):
+        if Path(path).exists():
+            parent, _, name = path.rpartition("/")
+            replaced = f"{parent}/.{name}.replaced"
+            _delete(filesystem, replaced)
+            filesystem.move(path, replaced)
+            filesystem.move(staging, path)
+            _delete(filesystem, replaced)
+        else:
+            filesystem.move(staging, path)
+        return
+    _delete_file(filesystem, f"{path}/{COMPLETE}")
+    _delete(filesystem, path)
+    infos = filesystem.get_file_info(fs.FileSelector(staging, recursive=True))
+    files = [info.path.removeprefix(f"{staging}/") for info in infos if info.type == fs.FileType.File]
+    for file in sorted(files, key=lambda file: file == COMPLETE):  # which comes last
+        filesystem.copy_file(f"{staging}/{file}", f"{path}/{file}")
+    _delete(filesystem, staging)
+
+
+def _remove_superseded(filesystem: fs.FileSystem, path: str) -> None:
     """What interrupted runs with other settings left; not what belongs to a `location.other`."""
-    ours = re.compile(rf"\.{re.escape(location.name)}\.[^.]+\.partial")
-    for folder in location.parent.iterdir():
-        if ours.fullmatch(folder.name):
-            shutil.rmtree(folder, ignore_errors=True)
+    parent, _, name = path.rpartition("/")
+    for info in filesystem.get_file_info(fs.FileSelector(parent or "/")):
+        if _is_partial(info.base_name, name):
+            _delete(filesystem, info.path)
+
+
+def _is_partial(name: str, published: str) -> bool:
+    return bool(re.fullmatch(rf"\.{re.escape(published)}\.[^.]+\.partial", name))
+
+
+def _delete(filesystem: fs.FileSystem, path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_dir(path)
+
+
+def _delete_file(filesystem: fs.FileSystem, path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_file(path)
 
 
 def require_writable(folder: Path, free_gb: float = 0.0) -> None:
@@ -113,7 +246,7 @@ def require_writable(folder: Path, free_gb: float = 0.0) -> None:
         )
 
 
-def _explain(error: OSError, location: Path) -> UserError:
+def _explain(error: OSError, location: str | Path) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"the disk is full while writing {location}; free some room and run this again")
     return UserError(f"{location} cannot be written: {error.strerror or error}; choose another folder")

@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 @pytest.fixture
 def slot() -> Callable[..., object]:
     """A slot of a clinical training sentence; any field can be given."""
-    from rayapp.records import Slot, Term
+    from rayapp.records import Slot, Term, Voice
 
     def make(**fields: object) -> Slot:
         values: dict[str, object] = {
@@ -24,11 +24,7 @@ def slot() -> Callable[..., object]:
             "style": "clinical_en",
             "prompt": "",
             "term": Term("losartan", category="drug"),
-            "engine": "espeak",
-            "voice": "en-us+m3",
-            "accent": "en-us",
-            "rate_wpm": 160,
-            "pitch": 50,
+            "cast": (Voice("espeak", "en-us+m3", accent="en-us", rate_wpm=160),),
             "snr_db": 15.0,
             "seed": 7,
         }
@@ -44,10 +40,10 @@ def spoken(slot: Callable[..., object]) -> Callable[..., object]:
     from rayapp.records import SAMPLE_RATE_HZ, Transcript, Utterance
 
     def make(text: str = "please start losartan today", pause_seconds: float = 0.0, **fields: object) -> Utterance:
-        audio, phonemes = speak(text, "en-us+m3", rate_wpm=160, pitch=50)
+        audio, phonemes, words = speak(text, "en-us+m3", rate_wpm=160, pitch=50)
         audio = np.concatenate([audio, np.zeros(int(pause_seconds * SAMPLE_RATE_HZ), np.float32)])
         transcript = Transcript(text, text, ("losartan",), "en", "test")
-        return Utterance(slot(**fields), transcript, audio, phonemes)  # type: ignore[arg-type]
+        return Utterance(slot(**fields), transcript, audio, phonemes, words)  # type: ignore[arg-type]
 
     return make
 
@@ -62,6 +58,28 @@ def lexicon_file(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Callable[[str], str]]:
+    """An S3 server on loopback; gives locations in a bucket of it. Started by the first test that asks."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "ACCESS_KEY_ID": "tests",
+            "SECRET_ACCESS_KEY": "tests",
+            "DEFAULT_REGION": "eu-west-1",
+        }.items():
+            patch.setenv(f"AWS_{name}", value)
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
+        client.create_bucket(Bucket="speech", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        yield lambda path: f"s3://speech/{path}?endpoint_override={host}:{port}&scheme=http&region=eu-west-1"
+        server.stop()
 
 
 @pytest.fixture(scope="session")

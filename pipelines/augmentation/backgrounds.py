@@ -41,13 +41,64 @@ def murmur(samples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     return total
 
 
+def alarm(samples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """An alarm of medium or high priority over the noise of the room; pulses are timed as IEC 60601-1-8 has it.
+
+    Medium: three pulses. High: three and two, and once more after a pause. A pulse has four harmonics and more.
+    """
+    urgent = bool(rng.random() < 0.5)
+    pulse_seconds = rng.uniform(0.1, 0.2) if urgent else rng.uniform(0.125, 0.25)
+    gap_seconds = rng.uniform(0.05, 0.125) if urgent else rng.uniform(0.125, 0.25)
+    step_seconds = pulse_seconds + gap_seconds
+    three = np.arange(3) * step_seconds
+    five = np.concatenate([three, three[:2] + 4 * step_seconds])  # a pulse is left out between three and two
+    pulses = np.concatenate([five, five + 6 * step_seconds + rng.uniform(0.35, 1.3)]) if urgent else three
+    period_seconds = pulses[-1] + pulse_seconds + rng.uniform(2.5, 8.0)
+    time = (np.arange(samples) / SAMPLE_RATE_HZ + rng.uniform(0, pulses[-1])) % period_seconds
+    since = time - pulses[np.maximum(np.searchsorted(pulses, time, side="right") - 1, 0)]
+    edge_seconds = 0.15 * pulse_seconds
+    loudness = np.clip(np.minimum(since, pulse_seconds - since) / edge_seconds, 0, 1)
+    pitch_hz = rng.uniform(250, 900)
+    tone = sum(np.sin(2 * np.pi * pitch_hz * n * time) / n for n in range(1, 1 + max(int(4000 / pitch_hz), 4)))
+    return coloured_noise(samples, 1.0, rng) + rng.uniform(1.0, 2.5) * loudness * tone
+
+
+def footsteps(samples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Somebody who walks past: heels that come nearer and go away, over the noise of the room."""
+    step_seconds = 1 / rng.uniform(1.6, 2.2)
+    seconds = samples / SAMPLE_RATE_HZ
+    nearest_seconds, passing_seconds = rng.uniform(0, seconds), rng.uniform(2, 5)
+    steps = np.zeros(samples)
+    start_seconds = rng.uniform(0, min(step_seconds, seconds))
+    while start_seconds < seconds:
+        start = int(start_seconds * SAMPLE_RATE_HZ)
+        heel = _heel(rng)[: samples - start]
+        loudness = rng.uniform(0.7, 1.0) * np.exp(-(((start_seconds - nearest_seconds) / passing_seconds) ** 2))
+        steps[start : start + len(heel)] += loudness * heel
+        start_seconds += step_seconds * rng.uniform(0.95, 1.05)
+    return coloured_noise(samples, 1.0, rng) + rng.uniform(4, 12) * steps
+
+
+def _heel(rng: np.random.Generator) -> NDArray[np.float64]:
+    """A heel on a hard floor: the floor's thump and the click of the shoe, 0.15 s."""
+    time = np.arange(int(0.15 * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    thump = np.sin(2 * np.pi * rng.uniform(80, 200) * time) * np.exp(-time / 0.03)
+    return thump + rng.uniform(0.3, 1.0) * rng.standard_normal(len(time)) * np.exp(-time / 0.006)
+
+
 def _syllables(samples: int, per_second: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """An envelope that rises and falls at random, so many times a second."""
     peaks = np.abs(rng.standard_normal(int(samples / SAMPLE_RATE_HZ * per_second) + 2))
     return np.interp(np.arange(samples) * per_second / SAMPLE_RATE_HZ, np.arange(len(peaks)), peaks)
 
 
-BACKGROUNDS: dict[str, Synthesiser] = {"ventilation": ventilation, "monitor": monitor, "murmur": murmur}
+BACKGROUNDS: dict[str, Synthesiser] = {
+    "ventilation": ventilation,
+    "monitor": monitor,
+    "murmur": murmur,
+    "alarm": alarm,
+    "footsteps": footsteps,
+}
 
 
 def coloured_noise(samples: int, exponent: float, rng: np.random.Generator) -> NDArray[np.float64]:

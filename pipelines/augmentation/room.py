@@ -7,8 +7,10 @@ from functools import lru_cache
 import numpy as np
 
 from pipelines.augmentation.config import RoomConfig
+from pipelines.augmentation.sides import side_of
+from rayapp.audio.levels import peak
 from rayapp.ids import content_id
-from rayapp.records import SAMPLE_RATE_HZ, Audio, Utterance
+from rayapp.records import SAMPLE_RATE_HZ, Audio, Slot, Utterance
 from rayapp.stage import Resources, Stage
 
 
@@ -25,15 +27,22 @@ class PlayInRoom(Stage):
     def __call__(self, utterance: Utterance) -> Utterance:
         from scipy.signal import fftconvolve
 
-        rng = utterance.slot.rng("room")
-        if rng.random() >= self.config.probability:
+        room = draw_room(utterance.slot, self.config)
+        if room is None:
             return utterance
-        half = self.config.rooms // 2
-        room = int(rng.integers(half)) + (0 if utterance.slot.split == "train" else half)
         speech = utterance.audio
         assert speech is not None
         wet = fftconvolve(speech, impulse_response(room))[: len(speech)]
-        return utterance.with_audio(wet * (_peak(speech) / _peak(wet))).with_step(self.name, self.version, room=room)
+        return utterance.with_audio(wet * (peak(speech) / peak(wet))).with_step(self.name, self.version, room=room)
+
+
+def draw_room(slot: Slot, config: RoomConfig) -> int | None:
+    """Number of the room that an utterance is played in; None where it stays dry."""
+    rng = slot.rng("room")
+    if rng.random() >= config.probability:
+        return None
+    half = config.rooms // 2
+    return int(rng.integers(half)) + (0 if side_of(slot) == "train" else half)
 
 
 @lru_cache(maxsize=256)
@@ -59,7 +68,3 @@ def impulse_response(room: int) -> Audio:
     shoebox.compute_rir()
     response = np.asarray(shoebox.rir[0][0], np.float32)
     return response[max(int(np.abs(response).argmax()) - 20, 0) :]
-
-
-def _peak(audio: Audio) -> float:
-    return max(float(np.abs(audio).max()), 1e-6)

@@ -39,6 +39,7 @@ def release(config: ReleaseConfig, home: Path) -> tuple[str, list[Verdict]]:
         figures=headline(figures),
         verdicts=[asdict(verdict) for verdict in verdicts],
         key=step_key(config, config.evaluation),
+        evaluation=config.evaluation,
     )
     if all(verdict.passed for verdict in verdicts):
         registry.promote(config.model_name, version, CHAMPION)

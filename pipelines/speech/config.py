@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipelines.speech import voices
+from pipelines.speech.coqui.config import CoquiConfig
 from rayapp.config import StepConfig
 
 
@@ -25,6 +26,8 @@ class VoicesConfig(StepConfig):
     """Accents that training and validation hear."""
     test_accents: tuple[str, ...] = voices.TRAIN_ACCENTS + voices.TEST_ONLY_ACCENTS
     """Accents of the tests."""
+    other_languages: dict[str, tuple[str, ...]] = voices.OTHER_LANGUAGES
+    """Accents for what is said in other languages than English."""
 
     @model_validator(mode="after")
     def _splits_share_no_speaker(self) -> Self:
@@ -36,9 +39,22 @@ class VoicesConfig(StepConfig):
         return self
 
 
+class TurnsConfig(StepConfig):
+    """How a dialogue's voices take turns."""
+
+    max_gap_seconds: float = Field(default=0.8, ge=0)
+    """Longest silence between two turns; each is drawn."""
+    overlap_share: float = Field(default=0.2, ge=0, le=1)
+    """Share of the turns that start before the last one ends."""
+    max_overlap_seconds: float = Field(default=0.4, ge=0)
+    """Longest overlap; each is drawn."""
+
+
 class SpeechConfig(StepConfig):
     """How the sentences are spoken."""
 
+    engine: Literal["espeak", "coqui"] = "espeak"
+    """Who speaks in training, validation and the tests; `test_other_synthesiser` is always espeak-ng's Klatt voices."""
     voices: VoicesConfig = VoicesConfig()
     """Speakers and accents of each split."""
     min_rate_wpm: int = Field(default=140, ge=80, le=450)
@@ -49,8 +65,10 @@ class SpeechConfig(StepConfig):
     """Lowest pitch; 50 is the voice's own."""
     max_pitch: int = Field(default=70, ge=0, le=99)
     """Highest pitch; each utterance draws its pitch between the two."""
-    workers: int = Field(default=1, ge=1)
-    """Processes that speak; espeak-ng makes some 300 seconds of speech per second in each."""
+    turns: TurnsConfig = TurnsConfig()
+    """How a dialogue's voices take turns."""
+    coqui: CoquiConfig = CoquiConfig()
+    """For `engine: coqui`."""
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:

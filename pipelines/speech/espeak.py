@@ -10,28 +10,35 @@ It also tells when each sound starts: what a forced aligner would have to guess 
 from __future__ import annotations
 
 import _ctypes
+import bisect
 import ctypes
 import itertools
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import espeakng_loader
 import numpy as np
 import soxr
 
-from rayapp.records import PAUSE, SAMPLE_RATE_HZ, Audio, Phoneme
+from pipelines.speech.engine import Line, Speech
+from pipelines.speech.ipa import with_mnemonics
+from pipelines.speech.words import WORD
+from rayapp.errors import RejectedError, UserError
+from rayapp.records import PAUSE, SAMPLE_RATE_HZ, Phoneme, SpokenWord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: deliver samples to the callback, play nothing
 _UTF8 = 1
+_READ_MNEMONICS = 0x100  # a flag of espeak_Synth: [[…]] holds phonemes
 _IPA = 2
 _RATE, _PITCH = 1, 3  # espeak_PARAMETER
 _TELL_PHONEMES = 1  # an option of espeak_Initialize
-_LAST_EVENT, _PHONEME_EVENT = 0, 7  # espeak_EVENT_TYPE
+_LAST_EVENT, _WORD_EVENT, _PHONEME_EVENT = 0, 1, 7  # espeak_EVENT_TYPE
 _MARKS = "',%=|"
 """Stress and other marks before the name of a phoneme."""
 _NO_SOUND = ";"
@@ -53,13 +60,10 @@ class _Event(ctypes.Structure):
     )
 
 
+ACCENT_OF = {"en": "en-us", "zh": "cmn", "fr": "fr"}
+"""What espeak-ng calls the voice of a language, where that is not the language's own code."""
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 _DATA = Path(espeakng_loader.get_data_path())
-
-
-class Speech(NamedTuple):
-    audio: Audio
-    phonemes: tuple[Phoneme, ...]
 
 
 def speak(text: str, voice: str, *, rate_wpm: int, pitch: int) -> Speech:
@@ -76,6 +80,7 @@ def speak(text: str, voice: str, *, rate_wpm: int, pitch: int) -> Speech:
     """
     chunks: list[NDArray[np.int16]] = []
     starts: list[tuple[str, int]] = []
+    words: list[tuple[int, int]] = []
 
     def receive(samples: ctypes._Pointer[ctypes.c_short], count: int, events: ctypes._Pointer[_Event]) -> int:
         if samples and count > 0:
@@ -83,6 +88,8 @@ def speak(text: str, voice: str, *, rate_wpm: int, pitch: int) -> Speech:
         for event in itertools.takewhile(lambda e: e.type != _LAST_EVENT, (events[i] for i in itertools.count())):
             if event.type == _PHONEME_EVENT and event.name.decode() != _NO_SOUND:
                 starts.append((event.name.decode(), event.sample))
+            elif event.type == _WORD_EVENT:
+                words.append((event.text_position - 1, event.sample))
         return 0
 
     with _library(voice) as (library, rate_hz):
@@ -91,13 +98,34 @@ def speak(text: str, voice: str, *, rate_wpm: int, pitch: int) -> Speech:
         library.espeak_SetParameter(_RATE, rate_wpm, 0)
         library.espeak_SetParameter(_PITCH, pitch, 0)
         encoded = text.encode()
-        library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _UTF8, None, None)
+        library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _UTF8 | _READ_MNEMONICS, None, None)
     if not chunks:
-        return Speech(np.zeros(0, np.float32), ())
+        return Speech(np.zeros(0, np.float32))
     samples = np.concatenate(chunks).astype(np.float32) / 32768
+    phonemes = tuple(Phoneme(_symbol(name), start / rate_hz) for name, start in starts)
+    pauses = [phoneme.start_seconds for phoneme in phonemes if phoneme.symbol == PAUSE]
+    times = [(position, sample / rate_hz) for position, sample in words]
     return Speech(
-        soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ),
-        tuple(Phoneme(_symbol(name), start / rate_hz) for name, start in starts),
+        soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ), phonemes, _timed(text, times, pauses, len(samples) / rate_hz)
+    )
+
+
+def _timed(
+    text: str, events: Sequence[tuple[int, float]], pauses: Sequence[float], end: float
+) -> tuple[SpokenWord, ...]:
+    """The words of the text that the library told of; it tells of `140/90` in parts.
+
+    events: position in the text and time in seconds. A word ends where the next one starts, or a pause before that.
+    """
+    starts: dict[tuple[int, int], float] = {}
+    words = [match.span() for match in WORD.finditer(text)]
+    for position, seconds in events:
+        for word in words[max(bisect.bisect(words, (position, len(text))) - 1, 0) :][:1]:
+            starts.setdefault(word, seconds)
+    told = [(text[first:last], seconds) for (first, last), seconds in sorted(starts.items())]
+    return tuple(
+        SpokenWord(word, start, min((p for p in pauses if start < p < following), default=following))
+        for (word, start), (_, following) in itertools.pairwise([*told, ("", end)])
     )
 
 
@@ -111,6 +139,16 @@ def _symbol(name: str) -> str:
     return PAUSE if bare.startswith("_") or not bare else bare
 
 
+def phonemes_of(text: str, voice: str) -> tuple[str, ...]:
+    """The symbols of a text's sounds, without pauses, as `speak` tells them.
+
+    >>> phonemes_of("losartan", "en-us+m3")
+    ('l', '0', 's', 'A@', 't', '@', 'n')
+    """
+    said = speak(with_mnemonics(text), voice, rate_wpm=170, pitch=50)
+    return tuple(phoneme.symbol for phoneme in said.phonemes if phoneme.symbol != PAUSE)
+
+
 def ipa(text: str, voice: str = "en-us") -> str:
     """How the text is pronounced, in IPA; empty where there is nothing to say."""
     with _library(voice) as (library, _):
@@ -120,6 +158,60 @@ def ipa(text: str, voice: str = "en-us") -> str:
         while rest.value:
             parts.append(library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA))
         return b" ".join(part for part in parts if part).decode().strip()
+
+
+class EspeakEngine:
+    """espeak-ng behind the engine Protocol."""
+
+    name = "espeak"
+
+    def speak(self, lines: Sequence[Line]) -> list[Speech | Exception]:
+        return [_spoken(line) for line in lines]
+
+    def check_voices(self, voices: Sequence[str]) -> None:
+        unknown = [voice for voice in voices if not has_voice(voice)]
+        if unknown:
+            some = ", ".join(sorted(path.name for path in (_DATA / "voices" / "!v").iterdir())[:12])
+            raise UserError(
+                f"espeak-ng has no voice {', '.join(unknown[:5])}; a voice is accent+speaker, such as en-us+m3; "
+                f"speakers are {some} and more"
+            )
+
+    def check_pronounceable(self, texts: Sequence[str], language: str) -> None:
+        silent = [text for text in texts if not _can_say(text, language)]
+        if silent:
+            raise UserError(
+                f"nobody can pronounce {', '.join(map(repr, silent[:5]))}"
+                f"{f' and {len(silent) - 5} more' if silent[5:] else ''}: the voice finds nothing to say; "
+                "correct the term or give it a pronunciation"
+            )
+
+
+def _spoken(line: Line) -> Speech | Exception:
+    voice = line.voice
+    try:
+        return speak(with_mnemonics(line.text), voice.name, rate_wpm=voice.rate_wpm, pitch=voice.pitch)
+    except RejectedError as error:
+        return error
+
+
+_OTHER_SCRIPTS = frozenset({"zh", "ja", "ko", "th", "ru", "uk", "el", "he", "ar", "hi"})
+"""Languages that are written in other letters: theirs are not asked to be Latin."""
+
+
+def _can_say(text: str, language: str) -> bool:
+    """espeak-ng reads out the names of signs and of other scripts' letters: that is no pronunciation."""
+    try:
+        said = with_mnemonics(text)
+    except RejectedError:
+        return False
+    if said != text:
+        return True
+    letters = [c for c in text if c.isalnum()]
+    latin = all(c.isdigit() or unicodedata.name(c, "").startswith("LATIN") for c in letters)
+    return (
+        bool(letters) and (latin or language in _OTHER_SCRIPTS) and bool(ipa(text, ACCENT_OF.get(language, language)))
+    )
 
 
 def has_voice(voice: str) -> bool:

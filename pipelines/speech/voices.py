@@ -9,6 +9,9 @@ training and in the tests.
 """
 
 TRAIN_ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc", "en-029")
+OTHER_LANGUAGES: dict[str, tuple[str, ...]] = {
+    "zh": ("cmn",), "es": ("es", "es-419"), "fr": ("fr", "fr-ch"), "de": ("de",), "it": ("it",), "pt": ("pt", "pt-br"),
+}  # fmt: skip
 TEST_ONLY_ACCENTS = ("en-gb-x-gbclan", "en-gb-x-gbcwmd")
 
 # fmt: off

@@ -1,31 +1,145 @@
-"""The stage that fills a slot with a sentence."""
+"""The stage that fills a slot with a sentence: the first of the written ones that passes every check."""
 
 from __future__ import annotations
 
-from pipelines.transcripts.config import TranscriptsConfig
-from pipelines.transcripts.grammar import load_grammar
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pipelines.transcripts.checks import problem
+from pipelines.transcripts.config import JudgeConfig, TranscriptsConfig
+from pipelines.transcripts.generator import Draft, Style
+from pipelines.transcripts.grammar import Grammar
+from pipelines.transcripts.scripts import spaced
+from pipelines.transcripts.spans import split_by_language
 from pipelines.transcripts.splits import side_of_split, side_of_text
+from pipelines.transcripts.styles import open_style, prompt_sets
+from pipelines.transcripts.verbalise import spoken_form
 from rayapp.errors import RejectedError
-from rayapp.records import Utterance
-from rayapp.stage import Resources, Stage
+from rayapp.records import Slot, Span, Term, Transcript, Utterance
+from rayapp.stage import BatchStage, Resources
+
+if TYPE_CHECKING:
+    from pipelines.transcripts.openai_server import OpenAIGenerator
 
 
-class WriteTranscript(Stage):
-    """Draws sentences of the slot's pattern until one falls on the slot's side of the split."""
+class WriteTranscript(BatchStage):
+    """Takes, for each slot, the first candidate that passes the checks and belongs to the slot's split."""
 
     name = "transcript"
-    version = 2
-    resources = Resources(cpus=0.1)
+    version = 3
+    resources = Resources(cpus=1.0)
 
     def __init__(self, config: TranscriptsConfig) -> None:
         self.config = config
+        self.batch_size = config.openai.concurrency * 2 if config.generator == "openai" else 1
+        self.generator = _generator(config)
 
-    def __call__(self, utterance: Utterance) -> Utterance:
-        slot = utterance.slot
-        grammar = load_grammar(slot.style, self.config.max_patterns, self.config.max_alternatives)
+    def on_batch(self, utterances: Sequence[Utterance]) -> list[Utterance | Exception]:
+        if self.generator is None:
+            written: Sequence[Iterable[Transcript | Draft] | Exception] = [self._drawn(u.slot) for u in utterances]
+        else:
+            written = self.generator.drafts([utterance.slot for utterance in utterances])
+        return [chosen(u, candidates, self.config) for u, candidates in zip(utterances, written, strict=True)]
+
+    def _drawn(self, slot: Slot) -> Iterator[Transcript]:
+        grammar = open_style(self.config, slot.style)
+        assert isinstance(grammar, Grammar)
         rng = slot.rng("transcript")
         for _ in range(self.config.max_draws):
-            transcript = grammar.write(slot.prompt, slot.term, rng, slot.companions)
-            if side_of_text(transcript.text) == side_of_split(slot.split):
-                return utterance.with_transcript(transcript)
-        raise RejectedError(f"pattern {slot.prompt} gave no sentence for the {side_of_split(slot.split)} side")
+            yield grammar.write(slot.prompt, slot.term, rng, slot.companions)
+
+
+class JudgeTranscript(BatchStage):
+    """Sets aside what a language model finds unlikely to be said."""
+
+    name = "judge"
+    version = 1
+    resources = Resources(cpus=1.0)
+    batch_size = 16
+
+    def __init__(self, config: JudgeConfig) -> None:
+        from pipelines.transcripts.judge import Judge
+
+        self.min_score = config.min_score
+        self.judge = Judge(config)
+
+    def on_batch(self, utterances: Sequence[Utterance]) -> list[Utterance | Exception]:
+        scores = self.judge.scores([(u.slot, _draft(u.transcript)) for u in utterances if u.transcript])
+        return [self._outcome(u, score) for u, score in zip(utterances, scores, strict=True)]
+
+    def _outcome(self, utterance: Utterance, score: int | Exception) -> Utterance | Exception:
+        if isinstance(score, Exception) or score >= self.min_score:
+            return score if isinstance(score, Exception) else utterance
+        return RejectedError(f"scored {score}, below {self.min_score}")
+
+
+def _draft(transcript: Transcript) -> Draft:
+    turns = tuple((span.role, span.text) for span in transcript.spans if span.role)
+    return Draft(transcript.text, turns, transcript.spoken)
+
+
+def chosen(
+    utterance: Utterance, candidates: Iterable[Transcript | Draft] | Exception, config: TranscriptsConfig
+) -> Utterance | Exception:
+    """The utterance with the first candidate that will do, or a `RejectedError` with what is wrong with the last."""
+    if isinstance(candidates, Exception):
+        return candidates
+    slot, style = utterance.slot, open_style(config, utterance.slot.style)
+    side = side_of_split(slot.split)
+    reason = "no sentence was written"
+    for candidate in candidates:
+        try:
+            transcript = candidate if isinstance(candidate, Transcript) else _transcript(candidate, slot, style, config)
+        except RejectedError as error:
+            reason = str(error)
+            continue
+        if side_of_text(transcript.text) != side:
+            reason = f"no sentence fell on the {side} side of the split"
+            continue
+        wrong = problem(transcript.text, slot, style.language, config.checks)
+        if wrong is None:
+            return utterance.with_transcript(transcript)
+        reason = wrong
+    return RejectedError(reason)
+
+
+def _transcript(draft: Draft, slot: Slot, style: Style, config: TranscriptsConfig) -> Transcript:
+    """What a language model wrote, with its spoken form, and in spans where several voices say it."""
+    terms = [slot.term, *slot.companions] if slot.term else []
+    turns = tuple((role, spaced(text)) for role, text in draft.turns or (("", draft.written),))
+    spans = tuple(span for role, text in turns for span in _spans(text, role, terms, style.language))
+    several = len(spans) > 1
+    return Transcript(
+        text=" ".join(text for _, text in turns),
+        spoken=" ".join(span.spoken for span in spans),
+        terms=tuple(term.text for term in terms),
+        language=style.language,
+        generator=f"{config.generator}:{style.name}",
+        spans=spans if several else (),
+    )
+
+
+def _spans(text: str, role: str, terms: Sequence[Term], language: str) -> Iterator[Span]:
+    for span in split_by_language(text, text, language, terms, role):
+        yield replace(span, spoken=spoken_form(span.text, span.language, terms))
+
+
+def check_server(config: TranscriptsConfig) -> None:
+    """Raises `UserError` where a server that will be asked does not answer, or has no such model."""
+    generator = _generator(config)
+    if generator:
+        generator.check()
+    if config.judge:
+        from pipelines.transcripts.judge import Judge
+
+        Judge(config.judge).check()
+
+
+def _generator(config: TranscriptsConfig) -> OpenAIGenerator | None:
+    """Who writes drafts; None for the grammar, which draws sentences until one will do."""
+    if config.generator != "openai":
+        return None
+    from pipelines.transcripts.openai_server import OpenAIGenerator
+
+    return OpenAIGenerator(config.openai, prompt_sets(config))

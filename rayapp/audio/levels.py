@@ -11,16 +11,23 @@ from rayapp.records import SAMPLE_RATE_HZ, Audio
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MARGIN_DB = 15.9
-_HANGOVER_SECONDS = 0.2
-_TIME_CONSTANT_SECONDS = 0.03
-_STEP = 16
-"""The envelope is read every millisecond: it is smooth, and thresholds are tried on it many times."""
+MARGIN_DB = 15.9
+TIME_CONSTANT_SECONDS = 0.03
+STEP = 16
+"""Samples: the envelope is read every millisecond. It is smooth, and thresholds are tried on it many times."""
+HANGOVER_STEPS = int(0.2 * SAMPLE_RATE_HZ / STEP)
+THRESHOLDS = 15
+"""How many are tried, each half the one before."""
 
 
 def rms(audio: Audio) -> float:
     """Root mean square of (samples,); 0 for none."""
     return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) if len(audio) else 0.0
+
+
+def peak(audio: Audio) -> float:
+    """Largest magnitude of (samples,); never below 1e-6, so that it can be divided by."""
+    return max(float(np.abs(audio).max(initial=0.0)), 1e-6)
 
 
 def active_level(audio: Audio) -> float:
@@ -43,24 +50,23 @@ def active_level(audio: Audio) -> float:
     energy = float(np.sum(np.square(audio, dtype=np.float64)))
     if energy == 0.0:
         return 0.0
-    g = np.exp(-1 / (SAMPLE_RATE_HZ * _TIME_CONSTANT_SECONDS))
+    g = np.exp(-1 / (SAMPLE_RATE_HZ * TIME_CONSTANT_SECONDS))
     # Two smoothings by one pole each are one filter with two poles.
-    envelope = lfilter([(1 - g) ** 2], [1, -2 * g, g * g], np.abs(audio))[::_STEP]
-    hangover = int(_HANGOVER_SECONDS * SAMPLE_RATE_HZ / _STEP)
+    envelope = lfilter([(1 - g) ** 2], [1, -2 * g, g * g], np.abs(audio))[::STEP]
     level_db, threshold_db = np.inf, np.inf
-    for step in range(15):
+    for step in range(THRESHOLDS):
         threshold = float(envelope.max()) * 2.0**-step
-        active = _STEP * _active_steps(envelope >= threshold, hangover)
+        active = STEP * _active_steps(envelope >= threshold, HANGOVER_STEPS)
         if not active:
             continue
         previous = level_db - threshold_db
         previous_level_db = level_db
         level_db, threshold_db = 10 * np.log10(energy / active), 20 * np.log10(threshold)
         margin = level_db - threshold_db
-        if margin >= _MARGIN_DB:
+        if margin >= MARGIN_DB:
             if not np.isfinite(previous) or previous >= margin:
                 return float(10 ** (level_db / 20))
-            share = (_MARGIN_DB - previous) / (margin - previous)
+            share = (MARGIN_DB - previous) / (margin - previous)
             return float(10 ** ((previous_level_db + share * (level_db - previous_level_db)) / 20))
     return float(10 ** (level_db / 20))
 

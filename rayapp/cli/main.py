@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import typer
 
-from rayapp.cli import doctor, evaluate, models, quickstart, release, serve, synthesize, train, transcribe
+from rayapp.cli import (
+    audition,
+    doctor,
+    evaluate,
+    lexicon,
+    manifest,
+    models,
+    plan,
+    quickstart,
+    release,
+    serve,
+    synthesize,
+    trace,
+    train,
+    transcribe,
+)
 
 app = typer.Typer(
     name="rayapp",
@@ -23,8 +38,23 @@ else got worse, and serves the result as an OpenAI-compatible API.
 Exit codes: 0 done, 1 a fault of ours, 2 something you can mend, 3 refused by the gate, 130 interrupted.
 """,
 )
-for module in (quickstart, synthesize, train, evaluate, release, serve, transcribe, models, doctor):
+for module in (
+    quickstart,
+    plan,
+    audition,
+    synthesize,
+    train,
+    evaluate,
+    release,
+    serve,
+    transcribe,
+    models,
+    trace,
+    doctor,
+):
     app.command(module.__name__.rpartition(".")[2])(module.command)
+for group in (lexicon, manifest):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 
 
 def main() -> None:

@@ -24,24 +24,34 @@ def command(
         config = load_config(SynthesisConfig, config_file, overrides or [])
         open_lexicon(config.lexicon)
 
-        from pipelines.synthesize import synthesize
+        from pipelines.synthesize import prepared, synthesize
         from rayapp.manifest import Manifest, read_rejections
         from rayapp.ray_session import ray_session
+        from rayapp.storage import name_of
 
-        with output.step("synthesize", f"making {config.output}") as progress, ray_session(address):
-            synthesize(config, progress)
+        prepared(config)  # what a run would refuse is said before Ray starts
+        with output.step("synthesize", f"making {name_of(config.output)}") as progress, ray_session(address):
+            made = synthesize(config, progress)
         manifest = Manifest(config.output)
         utterances = {split: manifest.count(split) for split in manifest.splits}
         hours = {split: round(manifest.hours(split), 3) for split in manifest.splits}
         rejections = read_rejections(manifest)
+        stages = made.stages if made else {}
         output.result(
             {
-                "manifest": str(config.output.absolute()),
+                "manifest": manifest.location,
                 "utterances": utterances,
                 "hours": hours,
+                "total_utterances": sum(utterances.values()),
+                "total_hours": round(sum(hours.values()), 3),
                 "rejections": rejections,
+                "rounds": made.rounds if made else 0,
+                "resumed": made.resumed if made else 0,
+                "made": made is not None,
+                "busy_seconds_by_stage": {name: round(stage.busy_seconds, 1) for name, stage in stages.items()},
                 "seconds_by_step": output.seconds_by_step,
             },
             *(f"{split}: {count} utterances, {hours[split]} h" for split, count in utterances.items()),
             *(f"rejected {count}: {reason}" for reason, count in rejections.items()),
+            "" if made else "everything was made before: nothing was done",
         )

@@ -2,11 +2,15 @@ import numpy as np
 import pytest
 
 from pipelines.augmentation.backgrounds import BACKGROUNDS
-from pipelines.augmentation.config import MicrophoneConfig, NoiseConfig, RoomConfig
+from pipelines.augmentation.chain import TRANSFORMS, chain
+from pipelines.augmentation.config import AugmentationConfig, MicrophoneConfig, NoiseConfig, RoomConfig
 from pipelines.augmentation.microphone import Record
 from pipelines.augmentation.noise import AddNoise, mix_at_snr
 from pipelines.augmentation.room import PlayInRoom, impulse_response
 from rayapp.audio.levels import active_level, rms
+from rayapp.config import load_config
+from rayapp.errors import UserError
+from rayapp.execution import run_stages
 from rayapp.records import SAMPLE_RATE_HZ
 
 
@@ -21,7 +25,7 @@ def level_of_speech(audio):
 @pytest.mark.parametrize("pause_seconds", [0.0, 3.0])
 def test_the_snr_of_active_speech_is_what_the_row_says(spoken, snr_db, pause_seconds):
     utterance = spoken(pause_seconds=pause_seconds, snr_db=snr_db)
-    noisy = AddNoise()(utterance)
+    noisy = AddNoise(NoiseConfig())(utterance)
     noise = noisy.audio - utterance.audio
     measured_db = 20 * np.log10(level_of_speech(utterance.audio) / rms(noise))
     assert measured_db == pytest.approx(snr_db, abs=1.5)  # two definitions of active speech
@@ -31,7 +35,7 @@ def test_the_snr_of_active_speech_is_what_the_row_says(spoken, snr_db, pause_sec
 
 def test_gaussian_noise_leaves_the_snr_true(spoken):
     utterance = spoken(snr_db=25.0)
-    noisy = AddNoise()(utterance)
+    noisy = AddNoise(NoiseConfig())(utterance)
     config = MicrophoneConfig(min_gain_db=0, max_gain_db=0, min_hiss_db=36, max_hiss_db=36)
     noise = Record(config)(noisy).audio - utterance.audio
     assert 20 * np.log10(active_level(utterance.audio) / rms(noise)) == pytest.approx(25.0, abs=0.5)
@@ -92,7 +96,7 @@ def test_gain_is_as_recorded_and_nothing_clips(spoken):
 
 
 def test_the_same_slot_gets_the_same_noise_and_another_slot_another(spoken):
-    stage = AddNoise()
+    stage = AddNoise(NoiseConfig())
     first, again, other = stage(spoken(seed=1)), stage(spoken(seed=1)), stage(spoken(seed=2))
     assert np.array_equal(first.audio, again.audio)
     assert first.utterance_id == again.utterance_id
@@ -110,3 +114,59 @@ def test_mixing_is_a_plain_sum():
     mixed = mix_at_snr(speech, noise, 20.0)
     share = (mixed - speech) / noise
     assert share.std() < 1e-6
+
+
+def test_the_default_chain_draws_what_it_has_always_drawn(spoken):
+    (made,) = run_stages([make() for make in chain(AugmentationConfig())], [spoken(seed=4)])
+    assert [(step.name, step.version, dict(step.params)) for step in made.steps] == [
+        ("room", 1, {"room": 4}),
+        ("noise", 1, {"background": "murmur", "snr_db": 15.0}),
+        ("microphone", 1, {"hiss_db": 40.42, "gain_db": -1.78}),
+    ]
+
+
+def test_the_chain_is_in_the_order_of_the_settings(spoken):
+    config = AugmentationConfig(chain=("padding", "microphone", "noise"))
+    (made,) = run_stages([make() for make in chain(config)], [spoken()])
+    assert [step.name for step in made.steps] == ["padding", "microphone", "noise"]
+
+
+def test_every_transform_has_a_section_of_settings_and_a_stage_of_its_name():
+    for name, stage in TRANSFORMS.items():
+        assert stage.name == name
+        assert 0 < getattr(AugmentationConfig(), name).probability <= 1
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+def test_a_transform_happens_to_its_share_of_the_utterances_and_tells(spoken, name):
+    section = getattr(AugmentationConfig(), name).model_copy(update={"probability": 0.5})
+    stage = TRANSFORMS[name](section)
+    utterances = [spoken("hello", seed=seed) for seed in range(30)]
+    made = [stage(utterance) for utterance in utterances]
+    changed = [not np.array_equal(m.audio, u.audio) for m, u in zip(made, utterances, strict=True)]
+    assert [bool(m.steps) for m in made] == changed
+    assert 7 <= sum(changed) <= 23
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+def test_a_transform_of_the_same_slot_sounds_the_same_again(spoken, name):
+    section = getattr(AugmentationConfig(), name).model_copy(update={"probability": 1.0})
+    first, again = TRANSFORMS[name](section)(spoken()), TRANSFORMS[name](section)(spoken())
+    assert np.array_equal(first.audio, again.audio)
+    assert first.utterance_id == again.utterance_id
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("chain=[room, noise, room]", "chain has room more than once"),
+        ("chain=[room, noize]", "'room', 'noise', 'microphone', 'response'"),
+        ("speed.min_factor=1.2", r"augmentation.speed: min_factor \(1.2\) is above max_factor \(1.1\); swap them"),
+        ("noise.weights={ventilation: 0, monitor: 0, murmur: 0}", "give a weight to one or more of ventilation"),
+        ("noise.weights.alarms=1", "did you mean noise.weights.alarm"),
+        ("codec.codecs=[aac]", "'mp3', 'opus', 'mulaw' or 'alaw'"),
+    ],
+)
+def test_a_wrong_setting_says_what_would_be_right(override, message):
+    with pytest.raises(UserError, match=message):
+        load_config(AugmentationConfig, overrides=[override], environment={})

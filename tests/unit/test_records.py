@@ -1,36 +1,53 @@
 import numpy as np
 import pytest
 
-from pipelines.manifests.write import manifest_table
+from pipelines.manifests.rows import manifest_table
 from rayapp.errors import RejectedError
-from rayapp.execution import run_stages
-from rayapp.records import MANIFEST_SCHEMA, Term, Utterance, slots_to_table, utterances_from_table, utterances_to_table
+from rayapp.execution import pack, run_stages, unpack
+from rayapp.records import MANIFEST_SCHEMA, Term, Utterance, Voice, slots_from_table, slots_to_table
 from rayapp.stage import Resources
 
 
 def test_an_utterance_survives_the_way_between_workers(spoken):
-    sent = spoken().with_step("noise", 1, snr_db=12.5, background="murmur")
-    (received,) = utterances_from_table(utterances_to_table([sent]))
+    sent = spoken().with_step("noise", 1, snr_db=12.5, background="murmur").with_quality(wer=0.25)
+    (received,) = unpack(pack([sent]))
     assert received.slot == sent.slot
     assert received.transcript == sent.transcript
-    assert received.steps == sent.steps
-    assert [p.symbol for p in received.phonemes] == [p.symbol for p in sent.phonemes] != []
-    assert received.phonemes[3].start_seconds == pytest.approx(sent.phonemes[3].start_seconds)
+    assert (received.steps, received.quality) == (sent.steps, sent.quality)
+    assert received.phonemes == sent.phonemes != ()
+    assert received.words == sent.words != ()
     assert np.array_equal(received.audio, sent.audio)
     assert received.utterance_id == sent.utterance_id
 
 
-def test_the_companions_of_a_term_survive_the_plan(slot):
-    listed = slot(companions=(Term("aspirin", "drug", pronunciation="as-prin", weight=2.0), Term("losartan", "drug")))
-    (received,) = utterances_from_table(slots_to_table([listed]))
-    assert received.slot == listed
+def test_a_slot_survives_the_plan(slot):
+    cast = (
+        Voice("espeak", "cmn+m3", "cmn", "zh", rate_wpm=150, pitch=40, role="clinician"),
+        Voice("espeak", "en-us+f2", "en-us", "en", role="patient"),
+    )
+    companions = (Term("aspirin", "drug", pronunciation="as-prin", weight=2.0), Term("losartan", "drug"))
+    slots = [slot(companions=companions, cast=cast), slot(term=None, style="everyday_en")]
+    assert slots_from_table(slots_to_table(slots)) == slots
 
 
-def test_a_slot_without_a_term_survives_the_plan(slot):
-    everyday = slot(term=None, style="everyday_en")
-    (received,) = utterances_from_table(slots_to_table([everyday]))
-    assert received.slot == everyday
-    assert received.audio is None
+def test_a_turn_goes_to_the_voice_of_its_role_and_language(slot):
+    def voice(role, language):
+        return Voice("espeak", f"{role} {language}", "", language, role=role)
+
+    cast = tuple(voice(role, language) for role in ("clinician", "patient") for language in ("zh", "en"))
+    one = slot(cast=cast)
+    assert one.voice_for("patient", "en").name == "patient en"
+    assert one.voice_for("patient", "fr").name == "patient zh"
+    assert slot().voice_for("anyone", "zh") == slot().voice
+
+
+def test_times_follow_audio_that_is_stretched_and_delayed(spoken):
+    utterance = spoken()
+    moved = utterance.retimed(stretch=2.0, delay_seconds=1.0)
+    for before, after in zip(utterance.words, moved.words, strict=True):
+        assert after.start_seconds == pytest.approx(2 * before.start_seconds + 1)
+        assert after.end_seconds == pytest.approx(2 * before.end_seconds + 1)
+    assert moved.phonemes[-1].start_seconds == pytest.approx(2 * utterance.phonemes[-1].start_seconds + 1)
 
 
 def test_changing_a_record_leaves_the_first_as_it_was(spoken):
@@ -69,14 +86,54 @@ class Untouched(Failing):
 
 def test_a_rejected_row_keeps_its_reason_and_goes_no_further(spoken):
     stages = [Failing(RejectedError("too quiet")), Untouched(None)]
-    done = run_stages(stages, spoken())
+    (done,) = run_stages(stages, [spoken()])
     assert (done.status, done.reason, done.audio) == ("rejected", "failing: too quiet", None)
 
 
 def test_a_fault_in_a_stage_rejects_the_row_and_tells_nothing_of_what_was_said(spoken):
-    done = run_stages([Failing(RuntimeError("losartan for Mr Miller"))], spoken())
+    (done,) = run_stages([Failing(RuntimeError("losartan for Mr Miller"))], [spoken()])
     assert done.status == "rejected"
     assert "Miller" not in done.reason
+
+
+class Doubling:
+    name = "doubling"
+    version = 1
+    resources = Resources()
+    batch_size = 3
+
+    def __init__(self):
+        self.batches = []
+
+    def on_batch(self, utterances):
+        self.batches.append(len(utterances))
+        if any(utterance.slot.seed == 4 for utterance in utterances):
+            raise RuntimeError("this batch is too much for me")
+        return [
+            RejectedError("odd") if utterance.slot.seed % 2 else utterance.with_step("doubling", 1)
+            for utterance in utterances
+        ]
+
+
+def test_a_batch_that_fails_is_tried_row_by_row_and_a_bad_row_costs_the_others_nothing(slot):
+    stage = Doubling()
+    done = run_stages([stage], [Utterance(slot(seed=seed)) for seed in range(7)])
+    assert [u.reason for u in done] == [
+        "",
+        "doubling: odd",
+        "",
+        "doubling: odd",
+        "doubling: RuntimeError",
+        "doubling: odd",
+        "",
+    ]
+    assert stage.batches == [3, 3, 1, 1, 1, 1]
+
+
+def test_seconds_are_told_by_stage(spoken):
+    seconds = {}
+    run_stages([Doubling()], [spoken(seed=2)], seconds)
+    assert seconds["doubling"] > 0
 
 
 def test_rows_of_a_manifest_hold_flac_that_decodes_to_what_was_made(spoken):
@@ -88,4 +145,6 @@ def test_rows_of_a_manifest_hold_flac_that_decodes_to_what_was_made(spoken):
     good, bad = table.to_pylist()
     np.testing.assert_allclose(decode(good["audio"]["bytes"]), utterance.audio, atol=1e-4)
     assert good["audio_hash"]
+    assert [word["text"] for word in good["words"]] == good["text"].split()
+    assert (good["voice"], good["turns"], good["wer"]) == ("en-us+m3", [], None)
     assert (bad["audio"], bad["status"], bad["reason"]) == (None, "rejected", "speech: said nothing")

@@ -5,12 +5,12 @@ from pipelines.config import SynthesisConfig
 from pipelines.lexicon.config import LexiconConfig
 from pipelines.lexicon.terms import Lexicon, open_lexicon
 from pipelines.manifests.config import ManifestsConfig, SizesConfig
-from pipelines.plan import plan_slots
+from pipelines.plan import Planner
 from pipelines.transcripts.config import TranscriptsConfig
 from pipelines.transcripts.grammar import load_grammar
 from pipelines.transcripts.splits import side_of_split, side_of_text
 from pipelines.transcripts.write import WriteTranscript
-from rayapp.errors import RejectedError
+from rayapp.errors import RejectedError, UserError
 from rayapp.records import Term, Utterance
 
 
@@ -20,7 +20,7 @@ def plan():
         lexicon=LexiconConfig(take=30, held_out=12),
         manifests=ManifestsConfig(sizes=SizesConfig(train_per_term=10, train_everyday=50)),
     )
-    return plan_slots(config, open_lexicon(config.lexicon)), config
+    return list(Planner(config, open_lexicon(config.lexicon)).first()), config
 
 
 @pytest.mark.parametrize(("name", "fewest"), [("clinical_en", 40), ("everyday_en", 40)])
@@ -72,11 +72,9 @@ def test_no_sentence_is_both_trained_on_and_tested_on(plan):
     stage = WriteTranscript(config.transcripts)
     texts = {}
     for slot in slots:
-        try:
-            written = stage(Utterance(slot)).transcript
-        except RejectedError:
-            continue
-        texts.setdefault(side_of_split(slot.split), set()).add(written.text.casefold())
+        (written,) = stage.on_batch([Utterance(slot)])
+        if not isinstance(written, RejectedError):
+            texts.setdefault(side_of_split(slot.split), set()).add(written.transcript.text.casefold())
     assert not texts["train"] & texts["test"]
     assert not texts["train"] & texts["validation"]
 
@@ -87,10 +85,10 @@ def test_held_out_terms_patterns_and_voices_are_never_trained_on(plan):
     for slot in slots:
         by_split.setdefault(slot.split, []).append(slot)
     trained = by_split["train"]
-    speakers = {slot.voice.partition("+")[2] for slot in trained}
+    speakers = {slot.voice.name.partition("+")[2] for slot in trained}
     for split, members in by_split.items():
         if split != "train":
-            assert not speakers & {slot.voice.partition("+")[2] for slot in members}, split
+            assert not speakers & {slot.voice.name.partition("+")[2] for slot in members}, split
     assert not {s.term.text for s in trained if s.term} & {s.term.text for s in by_split["test_unseen_terms"]}
     assert not {s.prompt for s in trained} & {s.prompt for s in by_split["test_unseen_patterns"]}
     assert {s.term.text for s in by_split["test"]} <= {s.term.text for s in trained if s.term}
@@ -109,7 +107,8 @@ def test_lists_teach_several_terms_of_a_category_and_are_never_tested(plan):
 
 def test_a_category_of_one_term_gets_no_lists():
     config = SynthesisConfig(manifests=ManifestsConfig(sizes=SizesConfig(train_per_term=30)))
-    slots = plan_slots(config, Lexicon([Term("losartan", "drug"), Term("widget", "gadget")], [Term("x", "drug")]))
+    planner = Planner(config, Lexicon([Term("losartan", "drug"), Term("widget", "gadget")], [Term("x", "drug")]))
+    slots = list(planner.first())
     assert not any(slot.companions for slot in slots)
 
 
@@ -126,23 +125,84 @@ def test_each_term_gets_its_share_by_weight(plan):
 
 def test_the_plan_is_the_same_each_time_and_its_slots_are_distinct(plan):
     slots, config = plan
-    assert slots == plan_slots(config, open_lexicon(config.lexicon))
+    planner = Planner(config, open_lexicon(config.lexicon))
+    assert slots == list(planner.first())
+    assert planner.slots == len(slots)
     assert len({slot.slot_id for slot in slots}) == len(slots)
 
 
 def test_another_seed_plans_other_slots(plan):
     slots, config = plan
-    other = plan_slots(config.model_copy(update={"seed": 1}), open_lexicon(config.lexicon))
+    other = Planner(config.model_copy(update={"seed": 1}), open_lexicon(config.lexicon)).first()
     assert not {slot.slot_id for slot in slots} & {slot.slot_id for slot in other}
 
 
-def test_a_pattern_without_enough_sentences_is_rejected_with_its_name(slot):
+def test_what_came_to_nothing_is_planned_again_as_another_slot_of_the_same_kind(plan):
+    slots, config = plan
+    planner = Planner(config, open_lexicon(config.lexicon))
+    short = slots[::40]
+    again = list(planner.again(short, 1))
+    assert not {slot.slot_id for slot in again} & {slot.slot_id for slot in slots}
+    for before, after in zip(short, again, strict=True):
+        assert (after.split, after.style, after.term) == (before.split, before.style, before.term)
+    assert again == list(planner.again(short, 1))
+    assert {slot.slot_id for slot in planner.again(short, 2)}.isdisjoint(slot.slot_id for slot in again)
+
+
+def settings(**transcripts):
+    return SynthesisConfig(
+        lexicon=LexiconConfig(take=12, held_out=6),
+        transcripts=TranscriptsConfig(**transcripts),
+        manifests=ManifestsConfig(sizes=SizesConfig(train_per_term=10, test_unseen_patterns=20)),
+    )
+
+
+def test_styles_get_their_shares_and_dialogues_two_people_of_the_split():
+    config = settings(styles={"clinical_en": 3, "dialogue_en": 1})
+    slots = list(Planner(config, open_lexicon(config.lexicon)).first())
+    train = [slot for slot in slots if slot.split == "train"]
+    dialogues = [slot for slot in train if slot.style == "dialogue_en"]
+    assert len(dialogues) / len(train) == pytest.approx(0.25, abs=0.01)
+    for slot in dialogues:
+        assert [voice.role for voice in slot.cast] == ["clinician", "patient"]
+        assert len({voice.name.partition("+")[2] for voice in slot.cast}) == 2
+
+
+def test_english_terms_in_mandarin_are_said_by_the_same_speaker_in_both_languages():
+    config = settings(styles={"clinical_zh": 1}, everyday="everyday_zh")
+    planner = Planner(config, open_lexicon(config.lexicon))
+    stage = WriteTranscript(config.transcripts)
+    spans = 0
+    for slot in planner.first():
+        if slot.style != "clinical_zh":
+            continue
+        assert [voice.language for voice in slot.cast] == ["zh", "en"]
+        assert len({voice.name.partition("+")[2] for voice in slot.cast}) == 1
+        (written,) = stage.on_batch([Utterance(slot)])
+        if not isinstance(written, RejectedError):
+            languages = {span.language for span in written.transcript.spans}
+            assert languages == {"zh", "en"}
+            assert slot.term.text in written.transcript.text
+            spans += 1
+    assert spans > 50
+
+
+def test_a_style_that_there_is_not_is_refused_with_those_that_there_are():
+    config = settings(styles={"clinical_fr": 1})
+    with pytest.raises(UserError, match=r"no style 'clinical_fr'; it has .*clinical_en.*dialogue_en"):
+        Planner(config, open_lexicon(config.lexicon))
+
+
+def test_terms_of_another_language_than_the_styles_are_refused_with_the_reason():
+    config = settings(styles={"clinical_en": 1})
+    with pytest.raises(UserError, match=r"split train needs terms for style clinical_en \(en\)"):
+        Planner(config, Lexicon([Term("氯沙坦", "drug", "zh")], []))
+
+
+def test_a_pattern_without_enough_sentences_is_rejected_with_the_side_that_it_lacks(slot):
     stage = WriteTranscript(TranscriptsConfig(max_draws=1))
     pattern = next(iter(load_grammar("clinical_en").patterns))
     outcomes = []
     for seed in range(30):
-        try:
-            outcomes.append(stage(Utterance(slot(prompt=pattern, split="validation", seed=seed))).status)
-        except RejectedError as error:
-            outcomes.append(str(error))
-    assert any(f"pattern {pattern} gave no sentence for the validation side" in outcome for outcome in outcomes)
+        outcomes += map(str, stage.on_batch([Utterance(slot(prompt=pattern, split="validation", seed=seed))]))
+    assert any("no sentence fell on the validation side of the split" in outcome for outcome in outcomes)

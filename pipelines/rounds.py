@@ -1,0 +1,175 @@
+"""The rounds of a run: a plan, what was made of it, and a further plan for what came to nothing.
+
+Everything that a round decides depends on its plan and on what was committed, so a run that was killed takes the
+same decisions again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.plan import Planner
+from pipelines.transcripts.config import ChecksConfig
+from pipelines.transcripts.duplicates import find_repeats
+from rayapp.errors import UserError
+from rayapp.execution import AnyGroup, StageProgress, Summary, ToTable, run_plan
+from rayapp.plan import count_slots, pieces_of, read_piece, write_plan
+from rayapp.records import Slot
+from rayapp.storage import join, list_files, open_filesystem, remove_location, write_file
+
+Progress = Callable[[int, int], None]
+"""Called with how many are done, and of how many."""
+
+
+@dataclass
+class Result:
+    """What a run came to, over all its rounds."""
+
+    slots: int = 0
+    rounds: int = 0
+    resumed: int = 0
+    """Slots that an earlier, interrupted run had filled."""
+    rejections: Counter[str] = field(default_factory=Counter)
+    audio_seconds: float = 0.0
+    """Of what was kept; so are the bytes."""
+    bytes: int = 0
+    stages: dict[str, StageProgress] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> int:
+        return self.slots - self.rejections.total()
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"kept": self.kept}
+
+    def add(self, summary: Summary, slots: int) -> None:
+        self.rounds += 1
+        self.slots += slots
+        self.resumed += summary.resumed
+        self.rejections.update(summary.rejections)
+        self.audio_seconds += summary.seconds
+        self.bytes += summary.bytes
+        for name, progress in summary.stages.items():
+            total = self.stages.setdefault(name, StageProgress())
+            total.rows += progress.rows
+            total.busy_seconds += progress.busy_seconds
+
+
+class Rounds:
+    """The rounds of one run, in its staging folder."""
+
+    def __init__(self, folder: str, planner: Planner, checks: ChecksConfig, most: int) -> None:
+        """most: rounds at most."""
+        self.folder, self.planner, self.checks, self.most = folder, planner, checks, most
+        self.blocks: list[str] = []
+        """Where the rounds so far committed their shards."""
+        self.set_aside: dict[str, str] = {}
+        """Slots that were filled, but repeat what another says; with the reason."""
+
+    def fill(
+        self, groups: Sequence[AnyGroup], to_table: ToTable, max_rejected_share: float, progress: Progress
+    ) -> Result:
+        """Go through the rounds.
+
+        Raises `UserError` when more than `max_rejected_share` of the slots were rejected, naming the leading reason.
+        """
+        result = Result()
+        for number in range(self.most):
+            slots = self._plan(number)
+            if not slots:
+                break
+            blocks = join(self.folder, "blocks", f"round-{number:02d}")
+            for summary in run_plan(self._location(number), groups, blocks, to_table):
+                progress(result.slots + summary.committed, result.slots + slots)
+                self._refuse(result.rejections + summary.rejections, result.slots + slots, max_rejected_share)
+            result.add(summary, slots)
+            self.blocks.append(blocks)
+            self._set_repeats_aside()
+        result.rejections.update(self.set_aside.values())
+        return result
+
+    def remove_blocks(self) -> None:
+        remove_location(join(self.folder, "blocks"))
+
+    def _location(self, number: int) -> str:
+        return join(self.folder, "plan", f"round-{number:02d}")
+
+    def _plan(self, number: int) -> int:
+        """How many slots a round has; it is planned unless that was done."""
+        location = self._location(number)
+        slots = count_slots(location)
+        if slots is None:
+            remove_location(location)
+            first = number == 0
+            slots = write_plan(self.planner.first() if first else self.planner.again(self._short(), number), location)
+        return slots
+
+    def _short(self) -> Iterator[Slot]:
+        """The slots of the last round that came to nothing."""
+        rejected = {
+            row["slot_id"] for row in self._rows(self.blocks[-1:], ["slot_id", "status"]) if row["status"] != "ok"
+        }
+        rejected |= self.set_aside.keys()
+        location = self._location(len(self.blocks) - 1)
+        for piece in pieces_of(location):
+            yield from (slot for slot in read_piece(location, piece) if slot.slot_id in rejected)
+
+    def _set_repeats_aside(self) -> None:
+        if self.checks.max_near_duplicates is None and self.checks.max_pattern_share is None:
+            return
+        import ray
+
+        self.set_aside |= ray.get(ray.remote(num_cpus=0)(_repeats).remote(self.blocks, self.checks))
+
+    def _rows(self, blocks: Sequence[str], columns: list[str]) -> Iterator[dict[str, str]]:
+        for location in blocks:
+            yield from _rows(location, columns)
+
+    def _refuse(self, rejections: Counter[str], slots: int, share: float) -> None:
+        """Raises as soon as it is certain: nobody should wait for a run that will be refused."""
+        if rejections.total() <= share * slots:
+            return
+        for number in range(self.most):
+            _forget_rejected(join(self.folder, "blocks", f"round-{number:02d}"))
+        reason, count = rejections.most_common(1)[0]
+        raise UserError(
+            f"{rejections.total()} of {slots} utterances were rejected, more than the {share:.0%} allowed "
+            f"(manifests.max_rejected_share); the leading reason ({count} times): {reason}"
+        )
+
+
+def _rows(location: str, columns: list[str]) -> Iterator[dict[str, str]]:
+    filesystem, path = open_filesystem(location)
+    for name in list_files(location, ".parquet"):
+        yield from pq.read_table(f"{path}/{name}", columns=columns, filesystem=filesystem).to_pylist()
+
+
+def _repeats(blocks: Sequence[str], checks: ChecksConfig) -> dict[str, str]:
+    """Which slots say again what one before them says: those of earlier rounds come first."""
+    columns = ["slot_id", "style", "prompt", "text", "status"]
+    rows = (
+        (f"{number:02d}{row['slot_id']}", row["style"], row["prompt"], row["text"])
+        for number, location in enumerate(blocks)
+        for row in _rows(location, columns)
+        if row["status"] == "ok"
+    )
+    return {slot_id[2:]: f"transcript: {reason}" for slot_id, reason in find_repeats(rows, checks).items()}
+
+
+def _forget_rejected(location: str) -> None:
+    """Take the rejected rows out of what was committed, so that the next try asks for them again."""
+    filesystem, path = open_filesystem(location)
+    for name in list_files(location, ".parquet"):
+        table = pq.read_table(f"{path}/{name}", filesystem=filesystem)
+        kept = table.filter(pc.equal(table["status"], "ok"))
+        if kept.num_rows < table.num_rows:
+            sink = pa.BufferOutputStream()
+            pq.write_table(kept, sink)
+            write_file(join(location, name), sink.getvalue())

@@ -1,0 +1,1 @@
+"""Coqui TTS as a speech engine: any of its models, by name or path."""

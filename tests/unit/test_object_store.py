@@ -1,0 +1,89 @@
+import pytest
+
+from rayapp.errors import UserError
+from rayapp.storage import (
+    join,
+    key_of,
+    list_files,
+    open_filesystem,
+    published_location,
+    remove_location,
+    require_complete,
+    write_file,
+)
+
+
+def read(location):
+    filesystem, path = open_filesystem(location)
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read()
+
+
+def publish(location, key, **files):
+    with published_location(location, key) as staging:
+        for name, text in files.items():
+            write_file(join(staging, "data", name), text.encode())
+
+
+def test_a_folder_on_an_object_store_appears_complete_and_leaves_nothing_beside_it(s3):
+    location = s3("whole/out")
+    publish(location, "key", a="1", b="2")
+    assert key_of(location) == "key"
+    assert list_files(join(location, "data"), "") == ["a", "b"]
+    assert read(join(location, "data", "b")) == b"2"
+    filesystem, path = open_filesystem(s3("whole"))
+    from pyarrow import fs
+
+    assert [info.base_name for info in filesystem.get_file_info(fs.FileSelector(path))] == ["out"]
+
+
+def test_a_new_folder_replaces_the_earlier_one_without_a_file_of_it_left(s3):
+    location = s3("replaced/out")
+    publish(location, "first", old="1")
+    publish(location, "second", new="2")
+    assert key_of(location) == "second"
+    assert list_files(join(location, "data"), "") == ["new"]
+
+
+def test_a_failure_leaves_the_earlier_folder(s3):
+    location = s3("failed/out")
+    publish(location, "first", good="1")
+    with pytest.raises(RuntimeError), published_location(location, "second") as staging:
+        write_file(join(staging, "data", "half"), b"x")
+        raise RuntimeError
+    assert key_of(location) == "first"
+    assert list_files(join(location, "data"), "") == ["good"]
+
+
+def test_a_run_that_was_killed_while_it_published_publishes_again(s3):
+    location = s3("killed/out")
+    publish(location, "first", old="1")
+    with pytest.raises(KeyboardInterrupt), published_location(location, "second", resume=True) as staging:
+        write_file(join(staging, "data", "new"), b"2")
+        write_file(join(staging, "_COMPLETE"), b"second")  # as far as a publishing run gets …
+        remove_location(location)
+        write_file(join(location, "data", "new"), b"2")  # … before it marks what it copied
+        raise KeyboardInterrupt
+    with pytest.raises(UserError, match="is not complete"):
+        require_complete(location, "manifest")
+    with published_location(location, "second", resume=True) as staging:
+        assert read(join(staging, "data", "new")) == b"2"
+    assert key_of(location) == "second"
+
+
+def test_objects_of_somebody_else_are_not_replaced(s3):
+    write_file(s3("theirs/out/precious"), b"x")
+    with pytest.raises(UserError, match="was not made by rayapp"), published_location(s3("theirs/out"), "key"):
+        pass
+    assert read(s3("theirs/out/precious")) == b"x"
+
+
+def test_a_bucket_that_is_not_there_is_named(s3):
+    elsewhere = s3("out").replace("s3://speech/", "s3://nowhere/")
+    with pytest.raises(UserError, match=r"nowhere/out.*cannot be written"), published_location(elsewhere, "key"):
+        pass
+
+
+def test_a_location_of_no_known_kind_is_refused():
+    with pytest.raises(UserError, match="gopher://x/y is no location"):
+        key_of("gopher://x/y")
