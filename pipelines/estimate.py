@@ -16,6 +16,9 @@ from rayapp.execution import Group
 from rayapp.storage import join, open_filesystem
 
 
+_UNTIMED = 4
+
+
 @dataclass(frozen=True)
 class Rates:
     """What one utterance takes, on average."""
@@ -49,10 +52,13 @@ class Estimate:
 
 
 def measure_rates(config: SynthesisConfig, planner: Planner, count: int) -> Rates:
-    """Make a few utterances here and now; the first ones, which load what a stage needs, do not count."""
-    slots = sample(planner, count + 2)
-    make_here(config, slots[:2])
-    made = make_here(config, slots[2:] or slots)
+    """Make a few utterances here and now.
+
+    Raises `UserError` where none of them can be made.
+    """
+    slots = sample(planner, count + _UNTIMED)
+    timed = max(len(slots) - _UNTIMED, 0)
+    made = make_here(config, slots, untimed=_UNTIMED if timed else 0)
     kept = [utterance for utterance in made.finished if utterance.audio is not None]
     if not kept:
         raise UserError(f"none of {count} utterances could be made: {made.finished[0].reason}")
@@ -60,7 +66,7 @@ def measure_rates(config: SynthesisConfig, planner: Planner, count: int) -> Rate
         measured_on=f"{len(made.finished)} utterances made here now",
         audio_seconds=sum(u.duration_seconds for u in kept) / len(kept),
         bytes=sum(len(encode_flac(u.audio)) for u in kept if u.audio is not None) / len(kept),
-        seconds_by_stage={name: busy / len(made.finished) for name, busy in made.seconds_by_stage.items()},
+        seconds_by_stage={name: busy / (timed or len(slots)) for name, busy in made.seconds_by_stage.items()},
         kept_share=len(kept) / len(made.finished),
     )
 

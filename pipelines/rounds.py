@@ -47,7 +47,8 @@ class Result:
         return self.slots - self.rejections.total()
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"kept": self.kept}
+        # `asdict` makes a counter of pairs out of a counter
+        return asdict(self) | {"rejections": dict(self.rejections), "kept": self.kept}
 
     def add(self, summary: Summary, slots: int) -> None:
         self.rounds += 1

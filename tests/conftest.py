@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +63,67 @@ def lexicon_file(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return make
+
+
+Reply = tuple[int, dict[str, str], Any]
+"""Status, headers and body."""
+
+
+class ChatServer:
+    """An OpenAI-compatible server on loopback that answers as `reply` says: (status, headers, body)."""
+
+    def __init__(self, reply: Callable[[dict[str, Any], int], Reply]) -> None:
+        self.reply, self.asked, self.keys, self.lock = reply, [], [], threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer(*outer.models(self.headers["Authorization"]))
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer.lock:
+                    outer.asked.append(body)
+                    tries = len(outer.asked)
+                self.answer(*outer.reply(body, tries))
+
+            def answer(self, status: int, headers: dict[str, str], body: Any) -> None:
+                data = (body if isinstance(body, str) else json.dumps(body)).encode()
+                self.send_response(status)
+                for name, value in {"Content-Type": "application/json", **headers}.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(data)))
+                with contextlib.suppress(ConnectionError):  # who asked has given up
+                    self.end_headers()
+                    self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+    def models(self, key: str | None) -> Reply:
+        if key == "Bearer sk-wrong":
+            return 401, {}, {"error": {"message": "no such key"}}
+        return 200, {}, {"object": "list", "data": [{"id": name, "object": "model"} for name in ("small", "large")]}
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., ChatServer]]:
+    """Starts a server whose answers a function of the request's body and number gives."""
+    servers: list[ChatServer] = []
+
+    def start(reply: Callable[[dict[str, Any], int], Reply]) -> ChatServer:
+        server = ChatServer(reply)
+        threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.http.shutdown()
+        server.http.server_close()
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,7 @@
-import contextlib
 import json
 import re
 import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -18,62 +15,6 @@ from rayapp.records import Term
 
 AT_ONCE = {"retry-after-ms": "1"}
 STYLES = {name: load_prompts(name) for name in ("dictation_en", "consultation_en")}
-
-
-class Server:
-    """An OpenAI-compatible server on loopback that answers as `reply` says: (status, headers, body)."""
-
-    def __init__(self, reply):
-        self.reply, self.asked, self.keys, self.lock = reply, [], [], threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.answer(*outer.models(self.headers["Authorization"]))
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer.lock:
-                    outer.asked.append(body)
-                    tries = len(outer.asked)
-                self.answer(*outer.reply(body, tries))
-
-            def answer(self, status, headers, body):
-                data = (body if isinstance(body, str) else json.dumps(body)).encode()
-                self.send_response(status)
-                for name, value in {"Content-Type": "application/json", **headers}.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(data)))
-                with contextlib.suppress(ConnectionError):  # who asked has given up
-                    self.end_headers()
-                    self.wfile.write(data)
-
-            def log_message(self, *_):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-
-    def models(self, key):
-        if key == "Bearer sk-wrong":
-            return 401, {}, {"error": {"message": "no such key"}}
-        return 200, {}, {"object": "list", "data": [{"id": name, "object": "model"} for name in ("small", "large")]}
-
-
-@pytest.fixture
-def serve() -> Iterator:
-    servers = []
-
-    def start(reply):
-        server = Server(reply)
-        threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.http.shutdown()
-        server.http.server_close()
 
 
 def says(content):
