@@ -103,7 +103,7 @@ class QuickstartConfig(StepConfig):
         test_general=0,
     )
     """How much everyday speech the base model is taught."""
-    medical: SizesConfig = SizesConfig(train_per_term=75)
+    medical: SizesConfig = SizesConfig(train_per_term=90)
     """How much medical speech is made."""
     base_training: LearningConfig = _SMALL_MODEL
     """How the base model learns everyday speech."""

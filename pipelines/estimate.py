@@ -15,7 +15,6 @@ from rayapp.errors import UserError
 from rayapp.execution import Group
 from rayapp.storage import join, open_filesystem
 
-
 _UNTIMED = 4
 
 

@@ -216,9 +216,9 @@ def _by_category(terms: Sequence[Term]) -> dict[str, list[Term]]:
 
 
 def _fitting(patterns: Sequence[Pattern], term: Term, by_category: Mapping[str, Sequence[Term]]) -> list[Pattern]:
-    """The patterns of the term's category, or where there are none, all that have enough terms for their list."""
+    """The patterns of the term's category or of any, or where there are none, all with enough terms for their list."""
     enough = [p for p in patterns if p.companions < len(by_category[term.category])]
-    return [p for p in enough if p.category == term.category] or enough
+    return [p for p in enough if p.category in (None, term.category)] or enough
 
 
 def _sentences(part: _Part, seed: int) -> Iterator[tuple[Term, Pattern]]:

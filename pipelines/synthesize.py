@@ -33,7 +33,7 @@ from rayapp.execution import AnyGroup, Group
 from rayapp.ids import content_id, file_id
 from rayapp.ray_session import available_cpus
 from rayapp.records import Audio, Utterance
-from rayapp.storage import join, key_of, name_of, published_location, write_file
+from rayapp.storage import join, key_of, name_of, published_location, require_replaceable, write_file
 
 SUMMARY = "summary.json"
 """What a run took, left in its manifest: `rayapp plan` reads rates from it."""
@@ -135,6 +135,7 @@ def prepared(config: SynthesisConfig) -> tuple[SynthesisConfig, Planner]:
         config = config.model_copy(update={"speech": speech})
     lexicon = open_lexicon(config.lexicon)
     planner = Planner(config, lexicon)
+    require_replaceable(config.output)
     check_terms(config.speech, [*lexicon.taught, *lexicon.held_out])
     check_voices(config.speech)
     check_augmentation(config.augmentation)

@@ -8,6 +8,7 @@ slots that no shard holds.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import pickle
 import re
@@ -112,7 +113,8 @@ def run_plan(plan: str, groups: Sequence[AnyGroup], shards: str, to_table: ToTab
     to_table: how finished utterances look in the shards; must keep `slot_id`, `duration_seconds`, `status` and
         `reason`.
 
-    Raises `UserError` when the groups want more than this machine has.
+    Raises `UserError` when the groups want more than this machine has, and `OSError` where the storage does not take
+    a shard.
     """
     import ray
 
@@ -144,6 +146,8 @@ def run_plan(plan: str, groups: Sequence[AnyGroup], shards: str, to_table: ToTab
         dataset = _add_group(dataset, group, source if first else None, sink if last else None, board)
     for receipts in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         for receipt in receipts.to_pylist():
+            if receipt["errno"]:
+                raise OSError(receipt["errno"], receipt["error"])
             summary.add(receipt)
         with contextlib.suppress(ray.exceptions.RayActorError):  # it only counts
             summary.stages = ray.get(board.told.remote())
@@ -197,8 +201,12 @@ class _Sink:
         sink = pa.BufferOutputStream()
         pq.write_table(finished, sink)
         shard = sink.getvalue()
-        write_file(join(self.shards, f"{name}.parquet"), shard)
-        return pa.Table.from_pylist([_receipt(finished, shard.size)])
+        receipt = _receipt(finished, shard.size)
+        try:
+            write_file(join(self.shards, f"{name}.parquet"), shard)
+        except OSError as error:  # told, not raised: what Ray makes of an exception does not say that the disk is full
+            receipt |= {"errno": error.errno or errno.EIO, "error": error.strerror or str(error)}
+        return pa.Table.from_pylist([receipt])
 
 
 def _add_group(dataset: Dataset, group: Group, source: _Source | None, sink: _Sink | None, board: Any) -> Dataset:
@@ -336,6 +344,8 @@ def _receipt(finished: pa.Table, size: int) -> dict[str, Any]:
         "seconds": float(pc.sum(finished["duration_seconds"]).as_py() or 0.0),
         "reasons": reasons,
         "bytes": size,
+        "errno": 0,
+        "error": "",
     }
 
 

@@ -73,8 +73,8 @@ class VllmConfig(StepConfig):
     """Path of a chat template, for models that bring none."""
     temperature: float = Field(default=0.9, ge=0, le=2)
     """How much sentences vary."""
-    max_tokens: int = Field(default=400, ge=8)
-    """Longest answer."""
+    max_tokens: int = Field(default=1000, ge=8)
+    """Longest answer; six dialogues take some 600."""
     candidates: int = Field(default=6, ge=1, le=50)
     """Sentences asked for at a time; the first that passes every check and belongs to the slot's split is taken."""
     guided: bool = True

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Outcome: TypeAlias = Sequence[Draft] | Exception
 Then: TypeAlias = Callable[[list[Utterance], list[Outcome]], list[Utterance]]
 """What becomes of utterances once their drafts are there; travels to the workers, and keeps the order."""
+_RESTARTS = 4
+"""Of each engine, where it dies: Ray Data would restart one that cannot work for ever."""
 _RUN_BY_OTHERS: dict[str, Any] = {"num_cpus": 0}
 """Light work between the engines' turns: it must not wait for a CPU that a resident worker holds."""
 
@@ -46,6 +48,7 @@ def vllm_group(config: VllmConfig, styles: Mapping[str, PromptSet], then: Then) 
             preprocess_map_kwargs=_RUN_BY_OTHERS,
             postprocess_map_kwargs=_RUN_BY_OTHERS,
         )
+        write.get_stage_by_name("vLLMEngineStage").map_batches_kwargs["max_restarts"] = _RESTARTS
         return write(dataset).map_batches(
             _hand_over,
             fn_kwargs={"styles": styles, "then": then},

@@ -1,4 +1,5 @@
 import json
+import subprocess
 
 import numpy as np
 import pyarrow as pa
@@ -103,6 +104,34 @@ def test_an_interrupted_run_goes_on_and_makes_no_row_twice(ray, few, tmp_path):
     assert made.num_rows == count_slots(plan) == len(hashes)
     finished = rows_by_slot(few.output)
     assert {slot: hash_ for slot, hash_ in hashes.items() if hash_ and slot in finished}.items() <= finished.items()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of so many megabytes, and a way to change that."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def resize(megabytes, *more):
+        command = ["mount", "-t", "tmpfs", "-o", ",".join([*more, f"size={megabytes}m"]), "tmpfs", str(disk)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    if not resize(1):
+        pytest.skip("mounting a small disk needs root")
+    yield disk, lambda megabytes: resize(megabytes, "remount")
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_the_run_with_what_to_do_and_keeps_what_was_made(ray, few, small_disk):
+    disk, resize = small_disk
+    few = few.model_copy(update={"output": str(disk / "speech")})
+    with pytest.raises(UserError, match=r"the disk is full while writing .*speech; free some room and run this again"):
+        synthesize(few)
+    assert key_of(few.output) is None
+    assert resize(64)
+    result = synthesize(few)
+    assert result.kept > result.resumed > 0
+    assert [path.name for path in disk.iterdir()] == ["speech"]
 
 
 def test_too_many_rejections_fail_the_run_and_name_the_reason(ray, few):
