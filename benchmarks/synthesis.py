@@ -30,7 +30,7 @@ from pipelines.plan import Planner
 from pipelines.synthesize import groups
 from pipelines.verification.config import SignalConfig, VerificationConfig
 from rayapp.execution import Group, run_plan, run_stages
-from rayapp.plan import Piece, pieces_of, read_piece, write_plan
+from rayapp.plan import count_pieces, read_piece, write_plan
 from rayapp.ray_session import ray_session
 from rayapp.records import Utterance
 
@@ -76,7 +76,7 @@ def script(config: SynthesisConfig, plan: str, shards: str, workers: int) -> Run
     context = multiprocessing.get_context("spawn")
     Path(shards).mkdir()
     with context.Pool(workers, initializer=_load, initargs=(config, plan, shards)) as pool:
-        done = pool.imap_unordered(_make, pieces_of(plan))
+        done = pool.imap_unordered(_make, range(count_pieces(plan)))
         return _measured(started, _added(done))
 
 
@@ -88,12 +88,12 @@ def _load(config: SynthesisConfig, plan: str, shards: str) -> None:
     _loaded.update(stages=[make() for make in group.stages], plan=plan, shards=shards)
 
 
-def _make(piece: Piece) -> tuple[int, int]:
+def _make(number: int) -> tuple[int, int]:
     import pyarrow.parquet as pq
 
-    slots = read_piece(_loaded["plan"], piece)
+    slots = read_piece(_loaded["plan"], number)
     utterances = run_stages(_loaded["stages"], [Utterance(slot) for slot in slots])
-    pq.write_table(manifest_table(utterances), f"{_loaded['shards']}/{piece.file}-{piece.row_group}.parquet")
+    pq.write_table(manifest_table(utterances), f"{_loaded['shards']}/{number}.parquet")
     return len(utterances), sum(utterance.status != "ok" for utterance in utterances)
 
 

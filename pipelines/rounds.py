@@ -20,12 +20,12 @@ from pipelines.transcripts.config import ChecksConfig
 from pipelines.transcripts.duplicates import find_repeats
 from rayapp.errors import UserError
 from rayapp.execution import AnyGroup, StageProgress, Summary, ToTable, run_plan
-from rayapp.plan import count_slots, pieces_of, read_piece, write_plan
+from rayapp.plan import count_pieces, count_slots, read_piece, write_plan
 from rayapp.records import Slot
 from rayapp.storage import join, list_files, open_filesystem, remove_location, write_file
 
-Progress = Callable[[int, int], None]
-"""Called with how many are done, and of how many."""
+Progress = Callable[[int, int, str], None]
+"""Called with how many are done, of how many, and how far each stage is."""
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Rounds:
                 break
             blocks = join(self.folder, "blocks", f"round-{number:02d}")
             for summary in run_plan(self._location(number), groups, blocks, to_table):
-                progress(result.slots + summary.committed, result.slots + slots)
+                progress(result.slots + summary.committed, result.slots + slots, _by_stage(summary))
                 self._refuse(result.rejections + summary.rejections, result.slots + slots, max_rejected_share)
             result.add(summary, slots)
             self.blocks.append(blocks)
@@ -119,8 +119,8 @@ class Rounds:
         }
         rejected |= self.set_aside.keys()
         location = self._location(len(self.blocks) - 1)
-        for piece in pieces_of(location):
-            yield from (slot for slot in read_piece(location, piece) if slot.slot_id in rejected)
+        for number in range(count_pieces(location)):
+            yield from (slot for slot in read_piece(location, number) if slot.slot_id in rejected)
 
     def _set_repeats_aside(self) -> None:
         if self.checks.max_near_duplicates is None and self.checks.max_pattern_share is None:
@@ -144,6 +144,11 @@ class Rounds:
             f"{rejections.total()} of {slots} utterances were rejected, more than the {share:.0%} allowed "
             f"(manifests.max_rejected_share); the leading reason ({count} times): {reason}"
         )
+
+
+def _by_stage(summary: Summary) -> str:
+    """How many utterances each stage has had."""
+    return " · ".join(f"{name} {stage.rows}" for name, stage in summary.stages.items())
 
 
 def _rows(location: str, columns: list[str]) -> Iterator[dict[str, str]]:

@@ -73,7 +73,7 @@ def _writers(config: SynthesisConfig) -> list[Any]:
 def _speakers(config: SynthesisConfig) -> list[Any]:
     coqui = config.speech.coqui
     speak = partial(Speak, config.speech)
-    return [Group([speak], coqui.workers, coqui.gpus)] if config.speech.engine == "coqui" else [speak]
+    return [Group([speak], coqui.workers, coqui.gpus)] if config.speech.engine == "coqui" and coqui.gpus else [speak]
 
 
 def _chosen(utterances: Sequence[Utterance], drafts: Sequence[Any], config: SynthesisConfig) -> list[Utterance]:
@@ -99,7 +99,7 @@ def _listeners(config: SynthesisConfig) -> list[Any]:
     return [Group(stages, config.verification.workers, config.verification.gpus)]
 
 
-def synthesize(config: SynthesisConfig, progress: Progress = lambda done, total: None) -> Result | None:
+def synthesize(config: SynthesisConfig, progress: Progress = lambda done, total, note: None) -> Result | None:
     """Make the manifest at `config.output`; None where it is there already. Needs a running Ray.
 
     A round makes the slots of its plan; what came to nothing is planned again, in another round, up to a limit. An

@@ -7,7 +7,6 @@ slots that no shard holds.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import pickle
@@ -16,15 +15,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayapp.errors import RejectedError
 from rayapp.ids import content_id
-from rayapp.plan import Piece, pieces_of, read_piece, slot_ids_of
+from rayapp.plan import count_pieces, count_slots, read_piece
 from rayapp.ray_session import require_room
 from rayapp.records import Utterance
 from rayapp.stage import BatchStage, Resources, Stage
@@ -100,6 +101,10 @@ class Summary:
         self.seconds += receipt["seconds"]
         self.bytes += receipt["bytes"]
         self.rejections.update(receipt["reasons"])
+        for busy in receipt["busy"]:
+            stage = self.stages.setdefault(busy["stage"], StageProgress())
+            stage.rows += receipt["rows"]
+            stage.busy_seconds += busy["seconds"]
 
 
 ToTable = Callable[[Sequence[Utterance]], pa.Table]
@@ -118,14 +123,10 @@ def run_plan(plan: str, groups: Sequence[AnyGroup], shards: str, to_table: ToTab
     """
     import ray
 
-    committed = _committed(shards)
     summary = _summary_of(shards)
     summary.resumed = summary.committed
     yield summary
-    pieces = pieces_of(plan)
-    if len(committed):
-        pieces = [piece for piece in pieces if not _all_in(slot_ids_of(plan, piece), committed)]
-    if not pieces:
+    if summary.committed == count_slots(plan):
         return
     require_room(
         sum(group.workers * group.resources.cpus for group in groups),
@@ -133,9 +134,9 @@ def run_plan(plan: str, groups: Sequence[AnyGroup], shards: str, to_table: ToTab
         f"lower the numbers of workers ({' + '.join(str(group.workers) for group in groups)})",
     )
     board = ray.remote(num_cpus=0)(_Board).remote()
-    source = _Source(plan, ray.put(committed))
+    source = _Source(plan, ray.put(_committed(shards)))
     sink = _Sink(shards, to_table)
-    dataset = ray.data.from_arrow([pa.Table.from_pylist([vars(piece)]) for piece in pieces])
+    dataset = ray.data.from_arrow(_bundles(count_pieces(plan), sum(group.workers for group in groups)))
     if isinstance(groups[0], DatasetGroup):
         dataset = dataset.map_batches(_read, fn_args=(source,), num_cpus=0, **_WHOLE_BLOCKS)
     for number, group in enumerate(groups):
@@ -144,16 +145,42 @@ def run_plan(plan: str, groups: Sequence[AnyGroup], shards: str, to_table: ToTab
             continue
         first, last = number == 0, number == len(groups) - 1
         dataset = _add_group(dataset, group, source if first else None, sink if last else None, board)
+    asked = time.monotonic()
     for receipts in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         for receipt in receipts.to_pylist():
             if receipt["errno"]:
                 raise OSError(receipt["errno"], receipt["error"])
             summary.add(receipt)
-        with contextlib.suppress(ray.exceptions.RayActorError):  # it only counts
-            summary.stages = ray.get(board.told.remote())
+        if time.monotonic() - asked > _ASK_SECONDS:
+            summary.stages, asked = summary.stages | _stages(board), time.monotonic()
         yield summary
+    summary.stages |= _stages(board)
+    yield summary
 
 
+def _bundles(pieces: int, workers: int) -> list[pa.Table]:
+    """The numbers of the pieces that go to a worker together, (first, last) each.
+
+    Ray Data's driver remembers some 40 kB of each block that it ever had: there are as many for a plan of a million
+    as for one of ten thousand, but enough for every worker to have its share.
+    """
+    edges = np.linspace(0, pieces, min(pieces, max(_BUNDLES, 8 * workers)) + 1).astype(int).tolist()
+    return [pa.table({"first": [first], "last": [last]}) for first, last in pairwise(edges)]
+
+
+def _stages(board: Any) -> dict[str, StageProgress]:
+    import ray
+
+    try:
+        stages: dict[str, StageProgress] = ray.get(board.told.remote())
+    except ray.exceptions.RayActorError:  # it only counts: the run goes on without
+        return {}
+    return stages
+
+
+_BUNDLES = 256
+_ASK_SECONDS = 1.0
+"""The board is asked no more often: it takes time from the stages."""
 _WHOLE_BLOCKS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
 
 
@@ -175,17 +202,22 @@ class _Source:
     committed: Any
     """Reference to the slot IDs that shards hold already."""
 
-    def read(self, table: pa.Table) -> list[Utterance]:
+    def read(self, bundle: pa.Table) -> Iterator[list[Utterance]]:
+        """The utterances to be of each piece of a bundle, but for those that are there already."""
         import ray
 
         committed = ray.get(self.committed)
-        slots = [slot for row in table.to_pylist() for slot in read_piece(self.plan, Piece(**row))]
-        known = pc.is_in(pa.array([slot.slot_id for slot in slots]), value_set=committed).to_pylist()
-        return [Utterance(slot) for slot, done in zip(slots, known, strict=True) if not done]
+        for row in bundle.to_pylist():
+            for number in range(row["first"], row["last"]):
+                slots = read_piece(self.plan, number)
+                known = pc.is_in(pa.array([slot.slot_id for slot in slots]), value_set=committed).to_pylist()
+                if not all(known):
+                    yield [Utterance(slot) for slot, done in zip(slots, known, strict=True) if not done]
 
 
-def _read(table: pa.Table, source: _Source) -> pa.Table:
-    return pack(source.read(table))
+def _read(bundle: pa.Table, source: _Source) -> Iterator[pa.Table]:
+    for utterances in source.read(bundle):
+        yield pack(utterances)
 
 
 @dataclass(frozen=True)
@@ -195,13 +227,15 @@ class _Sink:
     shards: str
     to_table: ToTable
 
-    def commit(self, utterances: Sequence[Utterance]) -> pa.Table:
+    def commit(self, utterances: Sequence[Utterance], seconds: Mapping[str, float]) -> pa.Table:
+        """Write a shard; the receipt tells what is in it, and how long each of the last stages took."""
         finished = self.to_table(utterances)
         name = content_id(finished["slot_id"].to_pylist())  # a task that Ray repeats writes the same shard again
         sink = pa.BufferOutputStream()
         pq.write_table(finished, sink)
         shard = sink.getvalue()
-        receipt = _receipt(finished, shard.size)
+        busy = [{"stage": stage, "seconds": taken} for stage, taken in seconds.items()]
+        receipt = _receipt(finished, shard.size) | {"busy": busy}
         try:
             write_file(join(self.shards, f"{name}.parquet"), shard)
         except OSError as error:  # told, not raised: what Ray makes of an exception does not say that the disk is full
@@ -234,17 +268,17 @@ class _Worker:
         self.source, self.sink, self.board = source, sink, board
         self.metrics = _Metrics()
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        utterances = self.source.read(table) if self.source else unpack(table)
-        seconds: dict[str, float] = {}
-        utterances = run_stages(self.stages, utterances, seconds)
-        self.board.add.remote(len(utterances), seconds)
-        self.metrics.count_work(seconds)
-        if not self.sink:
-            return pack(utterances)
-        receipt = self.sink.commit(utterances)
-        self.metrics.count_committed(utterances)
-        return receipt
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        for utterances in self.source.read(table) if self.source else [unpack(table)]:
+            seconds: dict[str, float] = {}
+            done = run_stages(self.stages, utterances, seconds)
+            self.metrics.count_work(seconds)
+            if self.sink:
+                yield self.sink.commit(done, seconds)
+                self.metrics.count_committed(done)
+            else:
+                self.board.add.remote(len(done), seconds)
+                yield pack(done)
 
 
 def run_stages(
@@ -290,7 +324,7 @@ def _settled(stage: Stage | BatchStage, utterance: Utterance, outcome: Utterance
 
 
 class _Board:
-    """Counts what each stage has done, for people who wait."""
+    """Counts what the stages have done whose groups commit nothing, for people who wait."""
 
     def __init__(self) -> None:
         self.stages: dict[str, StageProgress] = {}
@@ -344,6 +378,7 @@ def _receipt(finished: pa.Table, size: int) -> dict[str, Any]:
         "seconds": float(pc.sum(finished["duration_seconds"]).as_py() or 0.0),
         "reasons": reasons,
         "bytes": size,
+        "busy": [],
         "errno": 0,
         "error": "",
     }
@@ -367,7 +402,3 @@ def _read_shards(shards: str, columns: list[str]) -> Iterator[tuple[pa.Table, in
     for name in list_files(shards, ".parquet"):
         shard = f"{path}/{name}"
         yield pq.read_table(shard, columns=columns, filesystem=filesystem), filesystem.get_file_info(shard).size
-
-
-def _all_in(slot_ids: pa.Array, committed: pa.Array) -> bool:
-    return bool(pc.all(pc.is_in(slot_ids, value_set=committed)).as_py())

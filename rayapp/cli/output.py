@@ -58,8 +58,11 @@ class Output:
             self._print_json({"error": message, "exit_code": code})
 
     @contextlib.contextmanager
-    def step(self, name: str, doing: str) -> Iterator[Callable[[int, int], None]]:
-        """Shows a progress bar while the block runs, and then how long it took."""
+    def step(self, name: str, doing: str) -> Iterator[Callable[..., None]]:
+        """Shows a progress bar while the block runs, and then how long it took.
+
+        The value of the block is called with how many are done, of how many, and if it likes a note beside them.
+        """
         started = time.perf_counter()
         bar = Progress(
             SpinnerColumn(),
@@ -79,18 +82,23 @@ class Output:
                 yield self._quarters()
             else:
                 task = bar.add_task(doing, total=None)
-                yield lambda done, total: bar.update(task, completed=done, total=total)
+
+                def tell(done: int, total: int, note: str = "") -> None:
+                    description = f"{doing} [dim]{note}[/]" if note else doing
+                    bar.update(task, completed=done, total=total, description=description)
+
+                yield tell
         seconds = self.seconds_by_step[name] = round(time.perf_counter() - started, 1)
         self.console.print(f"[green]✓[/] {doing} [dim]{seconds:.1f} s[/]")
 
-    def _quarters(self) -> Callable[[int, int], None]:
+    def _quarters(self) -> Callable[..., None]:
         told = 0
 
-        def tell(done: int, total: int) -> None:
+        def tell(done: int, total: int, note: str = "") -> None:
             nonlocal told
             quarters = 4 * done // max(total, 1)
             if told < quarters < 4:
-                self.console.print(f"  {done} of {total}")
+                self.console.print(f"  {done} of {total}{f' ({note})' if note else ''}")
             told = max(told, quarters)
 
         return tell

@@ -1,5 +1,7 @@
 import json
+import re
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -104,6 +106,29 @@ def test_an_interrupted_run_goes_on_and_makes_no_row_twice(ray, few, tmp_path):
     assert made.num_rows == count_slots(plan) == len(hashes)
     finished = rows_by_slot(few.output)
     assert {slot: hash_ for slot, hash_ in hashes.items() if hash_ and slot in finished}.items() <= finished.items()
+
+
+def test_mandarin_with_english_terms_goes_the_whole_way_to_a_manifest(ray, tmp_path):
+    file = Path(__file__).parents[2] / "configs" / "synthesize-mandarin.yaml"
+    sizes = ["train_per_term=3", "train_everyday=4", *(f"{name}=4" for name in ("validation", "test", "test_general"))]
+    overrides = [f"output={tmp_path / 'mandarin'}", "lexicon.take=6", *(f"manifests.sizes.{size}" for size in sizes)]
+    config = load_config(SynthesisConfig, file, overrides, {})
+    synthesize(config)
+    manifest = Manifest(config.output)
+    rows = [row for split in manifest.splits for row in manifest.read(split).to_pylist()]
+    mixed = [row for row in rows if row["style"] == "clinical_zh"]
+    assert len(mixed) > 20
+    for row in mixed:
+        assert row["terms"][0] in row["text"]
+        assert re.search("[\u4e00-\u9fff]", row["text"])
+        assert {turn["language"] for turn in row["turns"]} == {"zh", "en"}
+        speakers = {turn["voice"].partition("+")[2] for turn in row["turns"]}
+        accents = {turn["language"]: turn["voice"].partition("+")[0] for turn in row["turns"]}
+        assert len(speakers) == 1
+        assert accents["zh"] == "cmn"
+        assert accents["en"].startswith("en")
+        assert row["phone_distance"] <= 0.25
+    assert {row["language"] for row in rows} == {"zh"}
 
 
 @pytest.fixture
