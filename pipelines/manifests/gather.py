@@ -6,7 +6,8 @@ holds a manifest in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,12 +18,13 @@ import pyarrow.parquet as pq
 
 from rayapp.manifest import REJECTED
 from rayapp.records import MANIFEST_SCHEMA
-from rayapp.storage import join, list_files, open_filesystem, remove_location
+from rayapp.storage import join, list_files, open_filesystem, remove_location, write_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ROWS_PER_GROUP = 64
+_LAYOUT = "layout"
 _SMALL = ["slot_id", "split", "status"]
 
 
@@ -37,7 +39,7 @@ class _Output(NamedTuple):
     first: int
     """Rows of the split to skip in them."""
     rows: int
-    repeated: dict[str, set[str]]
+    repeated: dict[str, list[str]]
     """Of a source, the slots that an earlier one holds already: a worker that was thought dead had gone on."""
 
 
@@ -50,25 +52,36 @@ def gather_shards(blocks: Sequence[str], folder: str, shard_mb: int, set_aside: 
     import ray
 
     remove_location(join(folder, "data"))
-    sources = [join(location, name) for location in blocks for name in list_files(location, ".parquet")]
     aside = ray.put(dict(set_aside))
-    outputs = ray.get(ray.remote(num_cpus=0)(_lay_out).remote(sources, aside, shard_mb))
+    shards = ray.get(ray.remote(num_cpus=0)(_lay_out).remote(blocks, folder, aside, shard_mb))
     write = ray.remote(num_cpus=0)(_write)
-    ray.get([write.remote(output, folder, aside) for output in outputs])
+    ray.get([write.remote(folder, number, aside) for number in range(shards)])
+    remove_location(join(folder, _LAYOUT))
 
 
-def _lay_out(sources: Sequence[str], set_aside: Mapping[str, str], shard_mb: int) -> list[_Output]:
-    """Which rows go where: those of a split in the order of the committed shards, whose names are drawn by hash."""
+def _lay_out(blocks: Sequence[str], folder: str, set_aside: Mapping[str, str], shard_mb: int) -> int:
+    """Decide which rows go where, and leave it in files: it grows with the run. Returns how many shards there will be.
+
+    The rows of a split are in the order of the committed shards, whose names are drawn by hash.
+    """
+    outputs = _outputs(blocks, set_aside, shard_mb)
+    for number, output in enumerate(outputs):
+        write_file(join(folder, _LAYOUT, f"{number}.json"), json.dumps(output._asdict()).encode())
+    return len(outputs)
+
+
+def _outputs(blocks: Sequence[str], set_aside: Mapping[str, str], shard_mb: int) -> list[_Output]:
+    sources = [join(location, name) for location in blocks for name in list_files(location, ".parquet")]
     counts: dict[str, list[tuple[str, int]]] = {}
     sizes: dict[str, float] = {}
     seen: set[str] = set()
-    repeated: dict[str, set[str]] = {}
+    repeated: dict[str, list[str]] = {}
     for source in sources:
         filesystem, path = open_filesystem(source)
         table = pq.read_table(path, columns=_SMALL, filesystem=filesystem)
         slots = set(table["slot_id"].to_pylist())
         if again := slots & seen:
-            repeated[source] = again
+            repeated[source] = sorted(again)
             table = _without(table, again)
         seen |= slots
         size = filesystem.get_file_info(path).size / max(table.num_rows, 1)
@@ -83,7 +96,7 @@ def _lay_out(sources: Sequence[str], set_aside: Mapping[str, str], shard_mb: int
 
 
 def _shards_of(
-    split: str, each: Sequence[tuple[str, int]], shards: int, repeated: dict[str, set[str]]
+    split: str, each: Sequence[tuple[str, int]], shards: int, repeated: dict[str, list[str]]
 ) -> Iterator[_Output]:
     """each: the committed shards that have rows of the split, and how many."""
     ends = np.cumsum([rows for _, rows in each])
@@ -95,7 +108,10 @@ def _shards_of(
         yield _Output(split, number, shards, sources, int(start) - before, int(stop - start), repeated)
 
 
-def _write(output: _Output, folder: str, set_aside: Mapping[str, str]) -> None:
+def _write(folder: str, number: int, set_aside: Mapping[str, str]) -> None:
+    filesystem, path = open_filesystem(join(folder, _LAYOUT, f"{number}.json"))
+    with filesystem.open_input_stream(path) as stream:
+        output = _Output(**json.loads(stream.read()))
     filesystem, path = open_filesystem(
         join(folder, "data", f"{output.split}-{output.number:05d}-of-{output.of:05d}.parquet")
     )
@@ -117,7 +133,7 @@ def _write(output: _Output, folder: str, set_aside: Mapping[str, str]) -> None:
 
 def _rows(source: str, output: _Output, set_aside: Mapping[str, str]) -> pa.Table:
     filesystem, path = open_filesystem(source)
-    table = _without(pq.read_table(path, filesystem=filesystem), output.repeated.get(source, set()))
+    table = _without(pq.read_table(path, filesystem=filesystem), output.repeated.get(source, []))
     chosen = table.filter(pa.array(_splits(table, set_aside) == output.split))
     if output.split == REJECTED and set_aside:
         reasons = [
@@ -129,10 +145,10 @@ def _rows(source: str, output: _Output, set_aside: Mapping[str, str]) -> pa.Tabl
     return chosen
 
 
-def _without(table: pa.Table, slots: set[str]) -> pa.Table:
-    return (
-        table.filter(pc.invert(pc.is_in(table["slot_id"], value_set=pa.array(slots, pa.string())))) if slots else table
-    )
+def _without(table: pa.Table, slots: Collection[str]) -> pa.Table:
+    if not slots:
+        return table
+    return table.filter(pc.invert(pc.is_in(table["slot_id"], value_set=pa.array(list(slots), pa.string()))))
 
 
 def _splits(table: pa.Table, set_aside: Mapping[str, str]) -> NDArray[np.str_]:
