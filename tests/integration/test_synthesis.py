@@ -141,7 +141,7 @@ def small_disk(tmp_path):
         command = ["mount", "-t", "tmpfs", "-o", ",".join([*more, f"size={megabytes}m"]), "tmpfs", str(disk)]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
-    if not resize(1):
+    if not resize(4):  # room for one shard or two
         pytest.skip("mounting a small disk needs root")
     yield disk, lambda megabytes: resize(megabytes, "remount")
     subprocess.run(["umount", str(disk)], check=True)
