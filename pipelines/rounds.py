@@ -147,8 +147,9 @@ class Rounds:
 
 
 def _by_stage(summary: Summary) -> str:
-    """How many utterances each stage has had."""
-    return " · ".join(f"{name} {stage.rows}" for name, stage in summary.stages.items())
+    """How many utterances each stage has had, where some are ahead of others."""
+    rows = {name: stage.rows for name, stage in summary.stages.items()}
+    return " · ".join(f"{name} {count}" for name, count in rows.items()) if len(set(rows.values())) > 1 else ""
 
 
 def _rows(location: str, columns: list[str]) -> Iterator[dict[str, str]]:

@@ -405,3 +405,34 @@ def test_a_spectrogram_model_speaks_one_line_after_the_other(tmp_path):
     assert "takes no IPA" in str(rejected)
     (again,) = said(CoquiEngine(config), line("hello", "default"))
     np.testing.assert_array_equal(first.audio, again)
+
+
+def test_a_run_speaks_with_its_speakers_and_keeps_the_other_synthesiser_for_its_test(ray, two_speakers, tmp_path):
+    from pipelines.config import SynthesisConfig
+    from pipelines.lexicon.config import LexiconConfig
+    from pipelines.manifests.config import ManifestsConfig, SizesConfig
+    from pipelines.speech.config import SpeechConfig
+    from pipelines.synthesize import synthesize
+    from rayapp.manifest import Manifest
+
+    coqui = CoquiConfig(
+        model=str(two_speakers), train_speakers=("anna",), validation_speakers=("ben",), test_speakers=("ben",)
+    )
+    few = {"train_everyday": 6, "test_general": 4, "test_other_synthesiser": 4}
+    sizes = SizesConfig.model_validate(dict.fromkeys(SizesConfig.model_fields, 0) | few)
+    config = SynthesisConfig(
+        output=str(tmp_path / "speech"),
+        lexicon=LexiconConfig(take=2),
+        speech=SpeechConfig(engine="coqui", coqui=coqui),
+        manifests=ManifestsConfig(sizes=sizes),
+    )
+    synthesize(config)
+    manifest = Manifest(config.output)
+    spoken = {
+        split: {(row["engine"], row["voice"].partition("+")[0] if row["engine"] == "espeak" else row["voice"])
+                for row in manifest.read(split, ["engine", "voice"]).to_pylist()}
+        for split in manifest.splits
+    }  # fmt: skip
+    assert spoken["train"] == {("coqui", "anna")}
+    assert spoken["test_general"] == {("coqui", "ben")}
+    assert {engine for engine, _ in spoken["test_other_synthesiser"]} == {"espeak"}

@@ -10,8 +10,9 @@ from pipelines.transcripts.generator import Draft
 from pipelines.transcripts.judge import Judge
 from pipelines.transcripts.openai_server import OpenAIGenerator
 from pipelines.transcripts.prompts import load_prompts
+from pipelines.transcripts.write import JudgeTranscript
 from rayapp.errors import RejectedError, UserError
-from rayapp.records import Term
+from rayapp.records import Term, Transcript, Utterance
 
 AT_ONCE = {"retry-after-ms": "1"}
 STYLES = {name: load_prompts(name) for name in ("dictation_en", "consultation_en")}
@@ -215,3 +216,14 @@ def test_the_judge_is_shown_who_says_what(serve, drug_slot):
     draft = Draft("Still on it? Yes.", (("clinician", "Still on it?"), ("patient", "Yes.")))
     assert Judge(JudgeConfig(base_url=server.url, model="small")).scores([(drug_slot(), draft)]) == [4]
     assert "clinician: Still on it?\npatient: Yes." in server.asked[0]["messages"][1]["content"]
+
+
+def test_what_the_judge_finds_unlikely_is_set_aside_with_its_score(serve, slot):
+    server = serve(lambda body, _: says(json.dumps({"score": 2 if "moon" in body["messages"][-1]["content"] else 4})))
+    stage = JudgeTranscript(JudgeConfig(base_url=server.url, model="small", min_score=3))
+    texts = ["Start losartan today.", "Take losartan to the moon."]
+    said = [Utterance(slot(), Transcript(text, text, ("losartan",), "en", "test")) for text in texts]
+    good, bad = stage.on_batch(said)
+    assert good is said[0]
+    assert isinstance(bad, RejectedError)
+    assert str(bad) == "scored 2, below 3"
