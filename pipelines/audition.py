@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import SynthesisConfig
-from pipelines.here import make_here
+from pipelines.here import make_here, sample
 from pipelines.plan import Planner
 from pipelines.synthesize import prepared
 from rayapp.audio.codec import encode_flac
@@ -38,8 +38,6 @@ def audition(config: SynthesisConfig, samples: int, page: Path) -> list[dict[str
 
 def varied(planner: Planner, count: int) -> list[Slot]:
     """Slots that differ most: each next one has the voice, accent, term, style and SNR that were heard least."""
-    from pipelines.here import sample
-
     pool = sample(planner, _LOOKED_AT)
     heard: dict[tuple[str, object], int] = {}
     chosen: list[Slot] = []

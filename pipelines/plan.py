@@ -76,9 +76,9 @@ class Planner:
 
     def again(self, short: Iterable[Slot], number: int) -> Iterator[Slot]:
         """Slots in place of those that came to nothing, for round `number`: other sentences, voices and rooms."""
-        parts = {(part.split, part.style.name): part for part in self.parts}
+        parts = {(part.split, part.style.name, bool(part.terms)): part for part in self.parts}
         for slot in short:
-            part, term = parts[slot.split, slot.style], slot.term
+            part, term = parts[slot.split, slot.style, slot.term is not None], slot.term
             slot_id = content_id("again", slot.slot_id, number)
             rng = np.random.default_rng([int(slot_id, 16), 1])
             by_category = _by_category(part.terms)
@@ -140,7 +140,11 @@ class Planner:
 
     def _pool(self, split: str, language: str) -> list[Candidate]:
         if (split, language) not in self._pools:
-            self._pools[split, language] = candidates(self.config.speech, split, language)
+            pool = self._pools[split, language] = candidates(self.config.speech, split, language)
+            if not pool:
+                raise UserError(
+                    f"split {split} has no voice for language {language!r}; name some in the speech settings"
+                )
         return self._pools[split, language]
 
 

@@ -6,6 +6,7 @@ same decisions again.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,10 @@ from rayapp.storage import join, list_files, open_filesystem, remove_location, w
 
 Progress = Callable[[int, int, str], None]
 """Called with how many are done, of how many, and how far each stage is."""
+
+
+BLOCKS = "blocks"
+"""Folder of the shards that workers commit; not published."""
 
 
 @dataclass
@@ -86,21 +91,26 @@ class Rounds:
             slots = self._plan(number)
             if not slots:
                 break
-            blocks = join(self.folder, "blocks", f"round-{number:02d}")
-            for summary in run_plan(self._location(number), groups, blocks, to_table):
-                progress(result.slots + summary.committed, result.slots + slots, _by_stage(summary))
-                self._refuse(result.rejections + summary.rejections, result.slots + slots, max_rejected_share)
+            blocks = self._blocks(number)
+            with contextlib.closing(run_plan(self._location(number), groups, blocks, to_table)) as stream:
+                for summary in stream:
+                    progress(result.slots + summary.committed, result.slots + slots, _by_stage(summary))
+                    rejections = result.rejections + summary.rejections
+                    if rejections.total() > max_rejected_share * (result.slots + slots):
+                        break
+            if rejections.total() > max_rejected_share * (result.slots + slots):
+                self._refuse(rejections, result.slots + slots, max_rejected_share)
             result.add(summary, slots)
             self.blocks.append(blocks)
             self._set_repeats_aside()
         result.rejections.update(self.set_aside.values())
         return result
 
-    def remove_blocks(self) -> None:
-        remove_location(join(self.folder, "blocks"))
-
     def _location(self, number: int) -> str:
         return join(self.folder, "plan", f"round-{number:02d}")
+
+    def _blocks(self, number: int) -> str:
+        return join(self.folder, BLOCKS, f"round-{number:02d}")
 
     def _plan(self, number: int) -> int:
         """How many slots a round has; it is planned unless that was done."""
@@ -134,11 +144,14 @@ class Rounds:
             yield from _rows(location, columns)
 
     def _refuse(self, rejections: Counter[str], slots: int, share: float) -> None:
-        """Raises as soon as it is certain: nobody should wait for a run that will be refused."""
-        if rejections.total() <= share * slots:
-            return
-        for number in range(self.most):
-            _forget_rejected(join(self.folder, "blocks", f"round-{number:02d}"))
+        """Raises as soon as it is certain: nobody should wait for a run that will be refused.
+
+        What was rejected is forgotten, and with it the rounds that were to replace it: the next try asks again.
+        """
+        _forget_rejected(self._blocks(0))
+        for number in range(1, self.most):
+            remove_location(self._blocks(number))
+            remove_location(self._location(number))
         reason, count = rejections.most_common(1)[0]
         raise UserError(
             f"{rejections.total()} of {slots} utterances were rejected, more than the {share:.0%} allowed "
@@ -153,9 +166,14 @@ def _by_stage(summary: Summary) -> str:
 
 
 def _rows(location: str, columns: list[str]) -> Iterator[dict[str, str]]:
+    """Each slot once: where two shards hold it, as the first has it, which is the one that `gather_shards` takes."""
     filesystem, path = open_filesystem(location)
+    seen: set[str] = set()
     for name in list_files(location, ".parquet"):
-        yield from pq.read_table(f"{path}/{name}", columns=columns, filesystem=filesystem).to_pylist()
+        for row in pq.read_table(f"{path}/{name}", columns=columns, filesystem=filesystem).to_pylist():
+            if row["slot_id"] not in seen:
+                seen.add(row["slot_id"])
+                yield row
 
 
 def _repeats(blocks: Sequence[str], checks: ChecksConfig) -> dict[str, str]:

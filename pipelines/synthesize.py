@@ -20,10 +20,10 @@ from pipelines.manifests.card import write_card
 from pipelines.manifests.gather import gather_shards
 from pipelines.manifests.rows import manifest_table
 from pipelines.plan import Planner
-from pipelines.rounds import Progress, Result, Rounds
+from pipelines.rounds import BLOCKS, Progress, Result, Rounds
 from pipelines.speech import espeak
 from pipelines.speech.cast import candidates
-from pipelines.speech.config import SpeechConfig
+from pipelines.speech.config import SpeechConfig, VoicesConfig
 from pipelines.speech.speak import Speak, check_terms, check_voices
 from pipelines.transcripts.grammar import load_grammar
 from pipelines.transcripts.styles import all_styles, prompt_sets
@@ -33,7 +33,7 @@ from rayapp.execution import AnyGroup, Group
 from rayapp.ids import content_id, file_id
 from rayapp.ray_session import available_cpus
 from rayapp.records import Audio, Utterance
-from rayapp.storage import join, key_of, name_of, published_location, require_replaceable, write_file
+from rayapp.storage import finish_publishing, join, key_of, name_of, published_location, require_replaceable, write_file
 
 SUMMARY = "summary.json"
 """What a run took, left in its manifest: `rayapp plan` reads rates from it."""
@@ -45,7 +45,8 @@ def groups(config: SynthesisConfig) -> list[AnyGroup]:
     What runs on a CPU shares its workers: an utterance then goes all the way in one process. A model that wants a
     GPU makes a group of its own.
     """
-    parts = [*_writers(config), *_speakers(config), *chain(config.augmentation, _talk), *_listeners(config)]
+    transforms = chain(config.augmentation, partial(_talk, config.speech.voices))
+    parts = [*_writers(config), *_speakers(config), *transforms, *_listeners(config)]
     taken = sum(part.workers * part.resources.cpus for part in parts if isinstance(part, AnyGroup))
     shared = sum(1 for is_group, _ in groupby(parts, _is_group) if not is_group)
     workers = config.workers or max(1, int(available_cpus() - taken) // max(shared, 1))
@@ -84,9 +85,9 @@ def _chosen(utterances: Sequence[Utterance], drafts: Sequence[Any], config: Synt
     return outcomes
 
 
-def _talk(side: str, rng: np.random.Generator) -> Audio:
+def _talk(voices: VoicesConfig, side: str, rng: np.random.Generator) -> Audio:
     """Somebody in the background who says something, in a voice that the side may hear: what babble is made of."""
-    grammar, pool = load_grammar("everyday_en"), candidates(SpeechConfig(), side)
+    grammar, pool = load_grammar("everyday_en"), candidates(SpeechConfig(voices=voices), side)
     said = grammar.write(str(rng.choice(list(grammar.patterns))), None, rng).spoken
     voice = pool[int(rng.integers(len(pool)))].name
     return espeak.speak(said, voice, rate_wpm=int(rng.integers(140, 200)), pitch=int(rng.integers(30, 70))).audio
@@ -108,18 +109,17 @@ def synthesize(config: SynthesisConfig, progress: Progress = lambda done, total,
     Raises `UserError` for a lexicon, voice or folder that will not do, before anything is made; and when more than
     `config.manifests.max_rejected_share` of the slots were rejected, naming the leading reason.
     """
-    key = _key(config)
-    if key_of(config.output) == key:
+    key = run_key(config)
+    if key_of(config.output) == key or finish_publishing(config.output, key, [BLOCKS]):
         return None
     config, planner = prepared(config)
-    with published_location(config.output, key, resume=True) as folder:
+    with published_location(config.output, key, resume=True, scratch=[BLOCKS]) as folder:
         write_file(join(folder, "config.json"), (config.model_dump_json(indent=2) + "\n").encode())
         rounds = Rounds(folder, planner, config.transcripts.checks, config.transcripts.rounds)
         result = rounds.fill(groups(config), manifest_table, config.manifests.max_rejected_share, progress)
         gather_shards(rounds.blocks, folder, config.manifests.shard_mb, rounds.set_aside)
         write_file(join(folder, SUMMARY), json.dumps(result.as_json(), indent=2).encode())
         write_card(folder, name_of(config.output))
-        rounds.remove_blocks()
     return result
 
 
@@ -140,11 +140,11 @@ def prepared(config: SynthesisConfig) -> tuple[SynthesisConfig, Planner]:
     check_voices(config.speech)
     check_augmentation(config.augmentation)
     check_server(config.transcripts)
-    groups(config)
+    groups(config)  # a recogniser, an adapter or a number of GPUs that will not do is found here
     return config, planner
 
 
-def _key(config: SynthesisConfig) -> str:
+def run_key(config: SynthesisConfig) -> str:
     """Changes with what is made: the settings, what the lexicon and the styles hold, the stages' versions.
 
     It does not change with where it is made and by how many.

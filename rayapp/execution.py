@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import logging
 import pickle
-import re
 import time
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -27,7 +27,7 @@ from rayapp.errors import RejectedError
 from rayapp.ids import content_id
 from rayapp.plan import count_pieces, count_slots, read_piece
 from rayapp.ray_session import require_room
-from rayapp.records import Utterance
+from rayapp.records import Utterance, short_reason
 from rayapp.stage import BatchStage, Resources, Stage
 from rayapp.storage import join, list_files, open_filesystem, write_file
 
@@ -110,7 +110,7 @@ class Summary:
 ToTable = Callable[[Sequence[Utterance]], pa.Table]
 
 
-def run_plan(plan: str, groups: Sequence[AnyGroup], shards: str, to_table: ToTable) -> Iterator[Summary]:
+def run_plan(plan: str, groups: Sequence[AnyGroup], shards: str, to_table: ToTable) -> Generator[Summary, None, None]:
     """Fill the slots of a plan and commit them as parquet shards; yields a summary after each shard.
 
     plan: location of what `rayapp.plan.write_plan` wrote.
@@ -126,7 +126,8 @@ def run_plan(plan: str, groups: Sequence[AnyGroup], shards: str, to_table: ToTab
     summary = _summary_of(shards)
     summary.resumed = summary.committed
     yield summary
-    if summary.committed == count_slots(plan):
+    committed = _committed(shards)
+    if len(pc.unique(committed)) == count_slots(plan):
         return
     require_room(
         sum(group.workers * group.resources.cpus for group in groups),
@@ -134,7 +135,7 @@ def run_plan(plan: str, groups: Sequence[AnyGroup], shards: str, to_table: ToTab
         f"lower the numbers of workers ({' + '.join(str(group.workers) for group in groups)})",
     )
     board = ray.remote(num_cpus=0)(_Board).remote()
-    source = _Source(plan, ray.put(_committed(shards)))
+    source = _Source(plan, ray.put(committed))
     sink = _Sink(shards, to_table)
     dataset = ray.data.from_arrow(_bundles(count_pieces(plan), sum(group.workers for group in groups)))
     if isinstance(groups[0], DatasetGroup):
@@ -206,13 +207,12 @@ class _Source:
         """The utterances to be of each piece of a bundle, but for those that are there already."""
         import ray
 
-        committed = ray.get(self.committed)
+        committed = set(ray.get(self.committed).to_pylist())
         for row in bundle.to_pylist():
             for number in range(row["first"], row["last"]):
-                slots = read_piece(self.plan, number)
-                known = pc.is_in(pa.array([slot.slot_id for slot in slots]), value_set=committed).to_pylist()
-                if not all(known):
-                    yield [Utterance(slot) for slot, done in zip(slots, known, strict=True) if not done]
+                todo = [slot for slot in read_piece(self.plan, number) if slot.slot_id not in committed]
+                if todo:
+                    yield [Utterance(slot) for slot in todo]
 
 
 def _read(bundle: pa.Table, source: _Source) -> Iterator[pa.Table]:
@@ -274,7 +274,10 @@ class _Worker:
             done = run_stages(self.stages, utterances, seconds)
             self.metrics.count_work(seconds)
             if self.sink:
-                yield self.sink.commit(done, seconds)
+                receipt = self.sink.commit(done, seconds)
+                yield receipt
+                if receipt["errno"][0].as_py():
+                    return  # the storage takes nothing: what else there is in the bundle would be lost as well
                 self.metrics.count_committed(done)
             else:
                 self.board.add.remote(len(done), seconds)
@@ -319,7 +322,11 @@ def _settled(stage: Stage | BatchStage, utterance: Utterance, outcome: Utterance
         return outcome
     if isinstance(outcome, RejectedError):
         return utterance.rejected(f"{stage.name}: {outcome}")
-    _logger.error("stage %s failed on slot %s", stage.name, utterance.slot.slot_id, exc_info=outcome)
+    # Without the error's own words: they may quote what was said.
+    where = "".join(traceback.format_tb(outcome.__traceback__))
+    _logger.error(
+        "stage %s failed on slot %s: %s\n%s", stage.name, utterance.slot.slot_id, type(outcome).__name__, where
+    )
     return utterance.rejected(f"{stage.name}: {type(outcome).__name__}")
 
 
@@ -360,15 +367,6 @@ class _Metrics:
         self.audio.inc(sum(u.duration_seconds for u in utterances) + 1e-9)  # it refuses 0
         for reason, rows in Counter(short_reason(u.reason) for u in utterances if u.reason).items():
             self.rejected.inc(rows, {"reason": reason})
-
-
-def short_reason(reason: str) -> str:
-    """A reason without its figures: what a sum over rows can be told by.
-
-    >>> short_reason("verify: WER 0.62 of the words around the term is above 0.3")
-    'verify: WER # of the words around the term is above #'
-    """
-    return re.sub(r"\d+(\.\d+)?", "#", reason)
 
 
 def _receipt(finished: pa.Table, size: int) -> dict[str, Any]:

@@ -171,5 +171,8 @@ def _splits_read(model: Folder, manifest: Folder) -> set[str]:
 
 
 def _lexicon(folder: Folder) -> str:
-    path = (_settings(folder.path).get("lexicon") or {}).get("path")
+    settings = _settings(folder.path)
+    if not settings:
+        return "lexicon unknown: the folder does not tell"
+    path = (settings.get("lexicon") or {}).get("path")
     return f"lexicon {path or 'packaged with rayapp'}"

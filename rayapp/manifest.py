@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from rayapp.errors import UserError
-from rayapp.records import MANIFEST_SCHEMA, PHONEMES_TYPE
+from rayapp.records import MANIFEST_SCHEMA, PHONEMES_TYPE, short_reason
 from rayapp.storage import open_filesystem, require_complete
 
 _SHARD = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}\.parquet$")
@@ -156,4 +156,4 @@ def read_rejections(manifest: Manifest) -> dict[str, int]:
     """How many utterances were rejected, by reason, most frequent first."""
     if not manifest.count(REJECTED):
         return {}
-    return dict(Counter(manifest.read(REJECTED, ["reason"])["reason"].to_pylist()).most_common())
+    return dict(Counter(map(short_reason, manifest.read(REJECTED, ["reason"])["reason"].to_pylist())).most_common())

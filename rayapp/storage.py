@@ -7,7 +7,7 @@ import errno
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,7 +78,9 @@ def published_folder(location: Path, key: str, *, resume: bool = False) -> Itera
 
 
 @contextmanager
-def published_location(location: str | Path, key: str, *, resume: bool = False) -> Iterator[str]:
+def published_location(
+    location: str | Path, key: str, *, resume: bool = False, scratch: Sequence[str] = ()
+) -> Iterator[str]:
     """A staging location that becomes `location` when the block ends well, and not otherwise.
 
     It lies beside `location`. On a disk publishing is a rename; an object store cannot rename, so the objects are
@@ -89,26 +91,46 @@ def published_location(location: str | Path, key: str, *, resume: bool = False) 
     key: see `step_key`. With `resume` the staging location keeps what an interrupted run with the same
         key left in it, until something else is published there (so no two runs at a time into one folder);
         otherwise it starts empty, and is removed when the block fails.
+    scratch: folders of the staging location that are not published.
 
     Raises `UserError` where the disk is full or may not be written.
     """
-    filesystem, path = open_filesystem(location)
-    parent, _, name = path.rpartition("/")
-    staging = f"{parent}/.{name}.{key}.partial"
+    filesystem, _, staging = _staging(location, key)
     try:
         require_replaceable(location)
         if not resume:
             _delete(filesystem, staging)
         filesystem.create_dir(staging)
         yield _beside(location, staging)
-        _publish(filesystem, staging, path, key)
-        _remove_superseded(filesystem, path)
+        with filesystem.open_output_stream(f"{staging}/{COMPLETE}") as stream:
+            stream.write(key.encode())
+        finish_publishing(location, key, scratch)
     except OSError as error:
-        raise _explain(error, location) from error
+        # What a Ray task raises is an OSError too, but without its number: the cause has it.
+        raise _explain(getattr(error, "cause", error), location) from error
     finally:
         if not resume:
             with contextlib.suppress(OSError):  # what went wrong is on its way to the caller
                 _delete(filesystem, staging)
+
+
+def finish_publishing(location: str | Path, key: str, scratch: Sequence[str] = ()) -> bool:
+    """Publish what a run completed; False where there is nothing to publish. A run may be killed in the midst of it."""
+    filesystem, path, staging = _staging(location, key)
+    if filesystem.get_file_info(f"{staging}/{COMPLETE}").type != fs.FileType.File:
+        return False
+    for folder in scratch:
+        _delete(filesystem, f"{staging}/{folder}")
+    _publish(filesystem, staging, path)
+    _remove_superseded(filesystem, path)
+    return True
+
+
+def _staging(location: str | Path, key: str) -> tuple[fs.FileSystem, str, str]:
+    """The filesystem, the path of the location, and that of its staging location."""
+    filesystem, path = open_filesystem(location)
+    parent, _, name = path.rpartition("/")
+    return filesystem, path, f"{parent}/.{name}.{key}.partial"
 
 
 def require_replaceable(location: str | Path) -> None:
@@ -185,9 +207,7 @@ def _publishing(filesystem: fs.FileSystem, path: str) -> bool:
     return any(filesystem.get_file_info(f"{p}/{COMPLETE}").type == fs.FileType.File for p in staging)
 
 
-def _publish(filesystem: fs.FileSystem, staging: str, path: str, key: str) -> None:
-    with filesystem.open_output_stream(f"{staging}/{COMPLETE}") as stream:
-        stream.write(key.encode())
+def _publish(filesystem: fs.FileSystem, staging: str, path: str) -> None:
     if isinstance(filesystem, fs.LocalFileSystem):
         if Path(path).exists():
             parent, _, name = path.rpartition("/")
@@ -203,6 +223,7 @@ def _publish(filesystem: fs.FileSystem, staging: str, path: str, key: str) -> No
     _delete(filesystem, path)
     infos = filesystem.get_file_info(fs.FileSelector(staging, recursive=True))
     files = [info.path.removeprefix(f"{staging}/") for info in infos if info.type == fs.FileType.File]
+    files = [file for file in files if not file.endswith(".tmp")]  # of writers that were killed
     for file in sorted(files, key=lambda file: file == COMPLETE):  # which comes last
         filesystem.copy_file(f"{staging}/{file}", f"{path}/{file}")
     _delete(filesystem, staging)

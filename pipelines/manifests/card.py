@@ -15,8 +15,8 @@ from rayapp.storage import join, open_filesystem, write_file
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _BESIDE = {
     "config.json": "the settings in force",
-    "plan.parquet": "the slots that were planned",
     "plan": "the slots that were planned",
+    "summary.json": "what the run took",
     "sources.json": "the manifests that this one was merged from",
 }
 """What may lie beside the shards, and what the card says of it."""

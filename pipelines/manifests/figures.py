@@ -11,9 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayapp.execution import short_reason
 from rayapp.manifest import REJECTED, Manifest
-from rayapp.records import Quality
+from rayapp.records import Quality, short_reason
 
 SNR_BAND_DB = 5
 _GROUPINGS = ("split", "language", "category", "accent", "snr", "style", "generator", "engine")

@@ -8,6 +8,7 @@ was planned for.
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Literal
 
 from rayapp.ids import content_share
@@ -22,11 +23,12 @@ def side_of_split(split: str) -> Side:
 
 
 def side_of_text(text: str) -> Side:
-    """The side that the words fall on; case, punctuation and spacing do not matter.
+    """The side that the words fall on; case, punctuation, spacing and Unicode's spellings do not matter.
 
     >>> side_of_text("Start losartan.") == side_of_text("start  losartan")
     True
     """
-    words = " ".join(re.findall(r"[\w']+", text.casefold()))
+    plain = unicodedata.normalize("NFKC", text).replace("’", "'")
+    words = " ".join(re.findall(r"[\w']+", plain.casefold()))
     share = content_share("side", words)
     return next(side for side, bound in _UPPER_BOUNDS.items() if share < bound)

@@ -24,12 +24,13 @@ def command(
         config = load_config(SynthesisConfig, config_file, overrides or [])
         open_lexicon(config.lexicon)
 
-        from pipelines.synthesize import prepared, synthesize
+        from pipelines.synthesize import prepared, run_key, synthesize
         from rayapp.manifest import Manifest, read_rejections
         from rayapp.ray_session import ray_session
-        from rayapp.storage import name_of
+        from rayapp.storage import key_of, name_of
 
-        prepared(config)  # what a run would refuse is said before Ray starts
+        if key_of(config.output) != run_key(config):
+            prepared(config)  # what a run would refuse is said before Ray starts
         with output.step("synthesize", f"making {name_of(config.output)}") as progress, ray_session(address):
             made = synthesize(config, progress)
         manifest = Manifest(config.output)

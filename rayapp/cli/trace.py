@@ -34,6 +34,8 @@ def command(
     with command_output(as_json) as output:
         import dataclasses
 
+        from rich.markup import escape
+
         from rayapp.errors import UserError
         from rayapp.lineage import Lineage
         from rayapp.ray_session import cache_folder
@@ -47,8 +49,10 @@ def command(
             raise UserError(f"nothing in {places} goes by {name!r}; --in names other folders to look in")
         lines = []
         for trace in traces:
-            lines.append(f"[bold]{trace.what}[/]")
-            lines += [f"  {key}: {value}" for key, value in trace.facts.items() if value not in (None, "", [])]
+            lines.append(f"[bold]{escape(trace.what)}[/]")
+            lines += [
+                f"  {key}: {escape(str(value))}" for key, value in trace.facts.items() if value not in (None, "", [])
+            ]
             lines += [f"  made from  {line}" for line in trace.came_from]
             lines += [f"  went into  {line}" for line in trace.went_into]
         output.result({"traces": [dataclasses.asdict(trace) for trace in traces]}, *lines)

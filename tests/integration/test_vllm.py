@@ -5,9 +5,10 @@ import json
 import pytest
 
 from pipelines.transcripts.answers import parse_answer
-from pipelines.transcripts.config import VllmConfig
+from pipelines.transcripts.config import TranscriptsConfig, VllmConfig
 from pipelines.transcripts.prompts import load_prompts
 from pipelines.transcripts.vllm_engine import vllm_group
+from pipelines.transcripts.write import chosen
 from rayapp.errors import UserError
 from rayapp.execution import pack, unpack
 from rayapp.records import Term, Transcript, Utterance
@@ -216,6 +217,10 @@ def test_vllm_writes_in_the_stream_with_an_adapter_and_a_failure_costs_its_row_a
     ]
     assert len(right) >= len(slots) / 2, texts
     assert {slot.style for slot in right} == set(STYLES)
+    transcripts = TranscriptsConfig(generator="vllm", styles=dict.fromkeys(STYLES, 1.0))
+    drafts = [parse_answer(answer_for(slot, True), STYLES[slot.style].roles) for slot in right]
+    checked = [chosen(Utterance(slot), written, transcripts) for slot, written in zip(right, drafts, strict=True)]
+    assert sum(isinstance(outcome, Utterance) for outcome in checked) >= len(slots) / 2, checked
 
 
 @pytest.mark.parametrize(

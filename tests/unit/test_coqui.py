@@ -415,9 +415,7 @@ def test_a_run_speaks_with_its_speakers_and_keeps_the_other_synthesiser_for_its_
     from pipelines.synthesize import synthesize
     from rayapp.manifest import Manifest
 
-    coqui = CoquiConfig(
-        model=str(two_speakers), train_speakers=("anna",), validation_speakers=("ben",), test_speakers=("ben",)
-    )
+    coqui = CoquiConfig(model=str(two_speakers), train_speakers=("anna",), test_speakers=("ben",))
     few = {"train_everyday": 6, "test_general": 4, "test_other_synthesiser": 4}
     sizes = SizesConfig.model_validate(dict.fromkeys(SizesConfig.model_fields, 0) | few)
     config = SynthesisConfig(
