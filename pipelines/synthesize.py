@@ -25,14 +25,15 @@ from pipelines.speech import espeak
 from pipelines.speech.cast import candidates
 from pipelines.speech.config import SpeechConfig, VoicesConfig
 from pipelines.speech.speak import Speak, check_terms, check_voices
+from pipelines.transcripts.config import TranscriptsConfig
 from pipelines.transcripts.grammar import load_grammar
 from pipelines.transcripts.styles import all_styles, prompt_sets
-from pipelines.transcripts.write import JudgeTranscript, WriteTranscript, check_server, chosen
+from pipelines.transcripts.write import AskForTranscript, JudgeTranscript, WriteTranscript, check_server, chosen
 from pipelines.verification.verify import stages as verification_stages
 from rayapp.execution import AnyGroup, Group
 from rayapp.ids import content_id, file_id
 from rayapp.ray_session import available_cpus
-from rayapp.records import Audio, Utterance
+from rayapp.records import Audio, Term, Utterance
 from rayapp.storage import finish_publishing, join, key_of, name_of, published_location, require_replaceable, write_file
 
 SUMMARY = "summary.json"
@@ -62,13 +63,18 @@ def _is_group(part: Any) -> bool:
 
 
 def _writers(config: SynthesisConfig) -> list[Any]:
-    judge = [partial(JudgeTranscript, config.transcripts.judge)] if config.transcripts.judge else []
-    if config.transcripts.generator != "vllm":
-        return [partial(WriteTranscript, config.transcripts), *judge]
+    transcripts = config.transcripts
+    judge = [partial(JudgeTranscript, transcripts.judge)] if transcripts.judge else []
+    if transcripts.generator == "grammar":
+        return [partial(WriteTranscript, transcripts), *judge]
+    held_out = open_lexicon(config.lexicon).held_out
+    if transcripts.generator == "openai":  # waits for the server while others speak
+        return [Group([partial(AskForTranscript, transcripts, held_out), *judge])]
     from pipelines.transcripts.vllm_engine import vllm_group
 
-    styles = prompt_sets(config.transcripts)
-    return [vllm_group(config.transcripts.vllm, styles, partial(_chosen, config=config)), *judge]
+    choose = partial(_chosen, config=transcripts, held_out=held_out)
+    engines = vllm_group(transcripts.vllm, prompt_sets(transcripts), choose)
+    return [engines, Group(judge)] if judge else [engines]
 
 
 def _speakers(config: SynthesisConfig) -> list[Any]:
@@ -77,10 +83,12 @@ def _speakers(config: SynthesisConfig) -> list[Any]:
     return [Group([speak], coqui.workers, coqui.gpus)] if config.speech.engine == "coqui" and coqui.gpus else [speak]
 
 
-def _chosen(utterances: Sequence[Utterance], drafts: Sequence[Any], config: SynthesisConfig) -> list[Utterance]:
+def _chosen(
+    utterances: Sequence[Utterance], drafts: Sequence[Any], config: TranscriptsConfig, held_out: Sequence[Term]
+) -> list[Utterance]:
     outcomes = []
     for utterance, written in zip(utterances, drafts, strict=True):
-        outcome = chosen(utterance, written, config.transcripts)
+        outcome = chosen(utterance, written, config, held_out)
         outcomes.append(outcome if isinstance(outcome, Utterance) else utterance.rejected(f"transcript: {outcome}"))
     return outcomes
 

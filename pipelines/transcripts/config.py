@@ -53,9 +53,9 @@ class OpenAIConfig(StepConfig):
     candidates: int = Field(default=6, ge=1, le=50)
     """Sentences asked for at a time; the first that passes every check and belongs to the slot's split is taken."""
     concurrency: int = Field(default=8, ge=1)
-    """Requests at a time, of each worker."""
+    """Requests at a time."""
     requests_per_minute: float | None = Field(default=None, gt=0)
-    """Most requests of each worker; without it, as many as the server answers."""
+    """Most requests; without it, as many as the server answers."""
     retries: int = Field(default=4, ge=0)
     """Try again so often after an error of the server, waiting longer each time."""
     timeout_seconds: float = Field(default=60.0, gt=0)

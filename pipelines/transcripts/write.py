@@ -10,6 +10,7 @@ from pipelines.transcripts.checks import problem
 from pipelines.transcripts.config import JudgeConfig, TranscriptsConfig
 from pipelines.transcripts.generator import Draft, Style
 from pipelines.transcripts.grammar import Grammar
+from pipelines.transcripts.occurrences import occurrences
 from pipelines.transcripts.scripts import spaced
 from pipelines.transcripts.spans import split_by_language
 from pipelines.transcripts.splits import side_of_split, side_of_text
@@ -24,23 +25,18 @@ if TYPE_CHECKING:
 
 
 class WriteTranscript(BatchStage):
-    """Takes, for each slot, the first candidate that passes the checks and belongs to the slot's split."""
+    """Draws sentences of the grammar, for each slot, until one passes the checks and belongs to the slot's split."""
 
     name = "transcript"
     version = 3
     resources = Resources(cpus=1.0)
+    batch_size = 1
 
     def __init__(self, config: TranscriptsConfig) -> None:
         self.config = config
-        self.batch_size = config.openai.concurrency * 2 if config.generator == "openai" else 1
-        self.generator = _generator(config)
 
     def on_batch(self, utterances: Sequence[Utterance]) -> list[Utterance | Exception]:
-        if self.generator is None:
-            written: Sequence[Iterable[Transcript | Draft] | Exception] = [self._drawn(u.slot) for u in utterances]
-        else:
-            written = self.generator.drafts([utterance.slot for utterance in utterances])
-        return [chosen(u, candidates, self.config) for u, candidates in zip(utterances, written, strict=True)]
+        return [chosen(utterance, self._drawn(utterance.slot), self.config) for utterance in utterances]
 
     def _drawn(self, slot: Slot) -> Iterator[Transcript]:
         grammar = open_style(self.config, slot.style)
@@ -50,12 +46,33 @@ class WriteTranscript(BatchStage):
             yield grammar.write(slot.prompt, slot.term, rng, slot.companions)
 
 
+class AskForTranscript(BatchStage):
+    """Asks a server for sentences, and takes the first that passes the checks and belongs to the slot's split."""
+
+    name = "transcript"
+    version = 3
+    resources = Resources(cpus=0.0)  # it waits
+
+    def __init__(self, config: TranscriptsConfig, held_out: Sequence[Term]) -> None:
+        """held_out: terms that no sentence of training or validation may have."""
+        self.config, self.held_out = config, held_out
+        self.batch_size = config.openai.concurrency * 2
+        self.generator = _server(config)
+
+    def on_batch(self, utterances: Sequence[Utterance]) -> list[Utterance | Exception]:
+        written = self.generator.drafts([utterance.slot for utterance in utterances])
+        return [
+            chosen(utterance, drafts, self.config, self.held_out)
+            for utterance, drafts in zip(utterances, written, strict=True)
+        ]
+
+
 class JudgeTranscript(BatchStage):
     """Sets aside what a language model finds unlikely to be said."""
 
     name = "judge"
     version = 1
-    resources = Resources(cpus=1.0)
+    resources = Resources(cpus=0.0)  # it waits
     batch_size = 16
 
     def __init__(self, config: JudgeConfig) -> None:
@@ -80,9 +97,15 @@ def _draft(transcript: Transcript) -> Draft:
 
 
 def chosen(
-    utterance: Utterance, candidates: Iterable[Transcript | Draft] | Exception, config: TranscriptsConfig
+    utterance: Utterance,
+    candidates: Iterable[Transcript | Draft] | Exception,
+    config: TranscriptsConfig,
+    held_out: Sequence[Term] = (),
 ) -> Utterance | Exception:
-    """The utterance with the first candidate that will do, or a `RejectedError` with what is wrong with the last."""
+    """The utterance with the first candidate that will do, or a `RejectedError` with what is wrong with the last.
+
+    held_out: terms that no sentence of training or validation may have; a language model may think of one.
+    """
     if isinstance(candidates, Exception):
         return candidates
     slot, style = utterance.slot, open_style(config, utterance.slot.style)
@@ -96,6 +119,9 @@ def chosen(
             continue
         if side_of_text(transcript.text) != side:
             reason = f"no sentence fell on the {side} side of the split"
+            continue
+        if side != "test" and any(True for term in held_out for _ in occurrences(transcript.text, term)):
+            reason = "a held-out term occurs"
             continue
         wrong = problem(transcript.text, slot, style.language, config.checks)
         if wrong is None:
@@ -127,19 +153,15 @@ def _spans(text: str, role: str, terms: Sequence[Term], language: str) -> Iterat
 
 def check_server(config: TranscriptsConfig) -> None:
     """Raises `UserError` where a server that will be asked does not answer, or has no such model."""
-    generator = _generator(config)
-    if generator:
-        generator.check()
+    if config.generator == "openai":
+        _server(config).check()
     if config.judge:
         from pipelines.transcripts.judge import Judge
 
         Judge(config.judge).check()
 
 
-def _generator(config: TranscriptsConfig) -> OpenAIGenerator | None:
-    """Who writes drafts; None for the grammar, which draws sentences until one will do."""
-    if config.generator != "openai":
-        return None
+def _server(config: TranscriptsConfig) -> OpenAIGenerator:
     from pipelines.transcripts.openai_server import OpenAIGenerator
 
     return OpenAIGenerator(config.openai, prompt_sets(config))

@@ -7,9 +7,10 @@ from pipelines.lexicon.terms import Lexicon, open_lexicon
 from pipelines.manifests.config import ManifestsConfig, SizesConfig
 from pipelines.plan import Planner
 from pipelines.transcripts.config import TranscriptsConfig
+from pipelines.transcripts.generator import Draft
 from pipelines.transcripts.grammar import load_grammar
 from pipelines.transcripts.splits import side_of_split, side_of_text
-from pipelines.transcripts.write import WriteTranscript
+from pipelines.transcripts.write import WriteTranscript, chosen
 from rayapp.errors import RejectedError, UserError
 from rayapp.records import Term, Utterance
 
@@ -206,3 +207,16 @@ def test_a_pattern_without_enough_sentences_is_rejected_with_the_side_that_it_la
     for seed in range(30):
         outcomes += map(str, stage.on_batch([Utterance(slot(prompt=pattern, split="validation", seed=seed))]))
     assert any("no sentence fell on the validation side of the split" in outcome for outcome in outcomes)
+
+
+def test_a_sentence_of_training_that_has_a_held_out_term_is_not_taken(slot):
+    config = TranscriptsConfig(generator="openai")
+    sentences = [f"Start losartan and {other} number {n}." for n in range(20) for other in ("digoxin", "rest")]
+    drafts = [Draft(sentence) for sentence in sentences]
+    utterance = Utterance(slot(style="dictation_en", prompt="start_treatment"))
+    taken = chosen(utterance, drafts, config, [Term("digoxin")])
+    assert "digoxin" not in taken.transcript.text
+    refused = chosen(utterance, [d for d in drafts if "digoxin" in d.written], config, [Term("digoxin")])
+    assert str(refused) in ("a held-out term occurs", "no sentence fell on the train side of the split")
+    tested = Utterance(slot(style="dictation_en", prompt="start_treatment", split="test_unseen_terms"))
+    assert isinstance(chosen(tested, drafts, config, [Term("digoxin")]), Utterance)
