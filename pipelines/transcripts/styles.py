@@ -22,7 +22,13 @@ def term_styles(config: TranscriptsConfig) -> list[tuple[Style, float]]:
 
 
 def everyday_style(config: TranscriptsConfig) -> Style:
-    return open_style(config, config.everyday or _defaults(config)[1])
+    """Raises `UserError` for a style whose sentences have terms."""
+    style = open_style(config, config.everyday or _defaults(config)[1])
+    if any(pattern.category for pattern in style.patterns.values()):
+        raise UserError(
+            f"transcripts.everyday: the sentences of {style.name} have terms; {_defaults(config)[1]} has none"
+        )
+    return style
 
 
 def all_styles(config: TranscriptsConfig) -> list[Style]:

@@ -194,6 +194,12 @@ def test_a_style_that_there_is_not_is_refused_with_those_that_there_are():
         Planner(config, open_lexicon(config.lexicon))
 
 
+def test_everyday_speech_in_a_style_with_terms_is_refused():
+    config = settings(everyday="clinical_en")
+    with pytest.raises(UserError, match=r"everyday: the sentences of clinical_en have terms; everyday_en has none"):
+        Planner(config, open_lexicon(config.lexicon))
+
+
 def test_terms_of_another_language_than_the_styles_are_refused_with_the_reason():
     config = settings(styles={"clinical_en": 1})
     with pytest.raises(UserError, match=r"split train needs terms for style clinical_en \(en\)"):
