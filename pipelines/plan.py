@@ -164,6 +164,13 @@ def _parts(config: SynthesisConfig, lexicon: Lexicon) -> Iterator[_Part]:
     everyday = everyday_style(config.transcripts)
     chat, chat_held_out = everyday.split_patterns(held_out_share)
     styles = term_styles(config.transcripts)
+    lost = [term for term in [*taught, *unseen] if not any(_fits(term, style) for style, _ in styles)]
+    if lost:
+        others = f" and {len(lost) - 1} more terms" if lost[1:] else ""
+        raise UserError(
+            f"no style takes {lost[0].text!r} ({lost[0].language}){others}; "
+            "add a style of that language to transcripts.styles, or take the terms out of the lexicon"
+        )
 
     def around_terms(split: str, count: int, terms: Sequence[Term], which: int) -> Iterator[_Part]:
         """which: 0 for the patterns that are trained on, 1 for those held out."""

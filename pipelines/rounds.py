@@ -96,9 +96,10 @@ class Rounds:
                 for summary in stream:
                     progress(result.slots + summary.committed, result.slots + slots, _by_stage(summary))
                     rejections = result.rejections + summary.rejections
-                    if rejections.total() > max_rejected_share * (result.slots + slots):
+                    refused = rejections.total() > max_rejected_share * (result.slots + slots)
+                    if refused:
                         break
-            if rejections.total() > max_rejected_share * (result.slots + slots):
+            if refused:  # only now, since workers commit until the stream is closed
                 self._refuse(rejections, result.slots + slots, max_rejected_share)
             result.add(summary, slots)
             self.blocks.append(blocks)
@@ -124,9 +125,7 @@ class Rounds:
 
     def _short(self) -> Iterator[Slot]:
         """The slots of the last round that came to nothing."""
-        rejected = {
-            row["slot_id"] for row in self._rows(self.blocks[-1:], ["slot_id", "status"]) if row["status"] != "ok"
-        }
+        rejected = {row["slot_id"] for row in _rows(self.blocks[-1], ["slot_id", "status"]) if row["status"] != "ok"}
         rejected |= self.set_aside.keys()
         location = self._location(len(self.blocks) - 1)
         for number in range(count_pieces(location)):
@@ -138,10 +137,6 @@ class Rounds:
         import ray
 
         self.set_aside |= ray.get(ray.remote(num_cpus=0)(_repeats).remote(self.blocks, self.checks))
-
-    def _rows(self, blocks: Sequence[str], columns: list[str]) -> Iterator[dict[str, str]]:
-        for location in blocks:
-            yield from _rows(location, columns)
 
     def _refuse(self, rejections: Counter[str], slots: int, share: float) -> None:
         """Raises as soon as it is certain: nobody should wait for a run that will be refused.

@@ -54,7 +54,7 @@ def gather_shards(blocks: Sequence[str], folder: str, shard_mb: int, set_aside: 
     remove_location(join(folder, "data"))
     aside = ray.put(dict(set_aside))
     shards = ray.get(ray.remote(num_cpus=0)(_lay_out).remote(blocks, folder, aside, shard_mb))
-    write = ray.remote(num_cpus=0)(_write)
+    write = ray.remote(num_cpus=1)(_write)  # as many at a time as there are CPUs
     ray.get([write.remote(folder, number, aside) for number in range(shards)])
     remove_location(join(folder, _LAYOUT))
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
-
-from rayapp.records import Slot
 
 if TYPE_CHECKING:
     from pipelines.transcripts.grammar import Pattern
@@ -46,13 +44,3 @@ class Draft:
     """As the recogniser should write it."""
     turns: tuple[tuple[str, str], ...] = ()
     """(role, written) in order, for dialogues; else empty."""
-    spoken: str | None = None
-    """As it is said, from generators that tell."""
-
-
-class Generator(Protocol):
-    """Writes candidates for slots."""
-
-    def drafts(self, slots: Sequence[Slot]) -> Sequence[Sequence[Draft] | Exception]:
-        """For each slot its candidates, the preferred one first, or the error that left it without any."""
-        ...

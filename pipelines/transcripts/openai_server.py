@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pipelines.transcripts.answers import parse_answer
 from pipelines.transcripts.chat_server import ChatServer
 from pipelines.transcripts.config import OpenAIConfig
-from pipelines.transcripts.generator import Draft, Generator
+from pipelines.transcripts.generator import Draft
 from pipelines.transcripts.prompts import PromptSet
 from rayapp.records import Slot
 
 
-class OpenAIGenerator(Generator):
+class OpenAIGenerator:
     """Asks a server for each slot's candidates, several slots at a time.
 
     The seed of a request comes from its slot: a server that keeps to seeds writes the same again.

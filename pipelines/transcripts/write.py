@@ -93,7 +93,7 @@ class JudgeTranscript(BatchStage):
 
 def _draft(transcript: Transcript) -> Draft:
     turns = tuple((span.role, span.text) for span in transcript.spans if span.role)
-    return Draft(transcript.text, turns, transcript.spoken)
+    return Draft(transcript.text, turns)
 
 
 def chosen(

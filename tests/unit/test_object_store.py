@@ -2,6 +2,7 @@ import pytest
 
 from rayapp.errors import UserError
 from rayapp.storage import (
+    finish_publishing,
     join,
     key_of,
     list_files,
@@ -60,15 +61,18 @@ def test_a_run_that_was_killed_while_it_published_publishes_again(s3):
     publish(location, "first", old="1")
     with pytest.raises(KeyboardInterrupt), published_location(location, "second", resume=True) as staging:
         write_file(join(staging, "data", "new"), b"2")
+        write_file(join(staging, "blocks", "shard"), b"3")
         write_file(join(staging, "_COMPLETE"), b"second")  # as far as a publishing run gets …
         remove_location(location)
         write_file(join(location, "data", "new"), b"2")  # … before it marks what it copied
         raise KeyboardInterrupt
     with pytest.raises(UserError, match="is not complete"):
         require_complete(location, "manifest")
-    with published_location(location, "second", resume=True) as staging:
-        assert read(join(staging, "data", "new")) == b"2"
+    assert finish_publishing(location, "second", ["blocks"])
     assert key_of(location) == "second"
+    assert list_files(join(location, "data"), "") == ["new"]
+    assert not list_files(join(location, "blocks"), "")
+    assert not finish_publishing(location, "second", ["blocks"])
 
 
 def test_objects_of_somebody_else_are_not_replaced(s3):

@@ -202,8 +202,8 @@ def test_everyday_speech_in_a_style_with_terms_is_refused():
 
 def test_terms_of_another_language_than_the_styles_are_refused_with_the_reason():
     config = settings(styles={"clinical_en": 1})
-    with pytest.raises(UserError, match=r"split train needs terms for style clinical_en \(en\)"):
-        Planner(config, Lexicon([Term("氯沙坦", "drug", "zh")], []))
+    with pytest.raises(UserError, match=r"no style takes '氯沙坦' \(zh\); add a style of that language"):
+        Planner(config, Lexicon([Term("losartan", "drug"), Term("氯沙坦", "drug", "zh")], []))
 
 
 def test_a_pattern_without_enough_sentences_is_rejected_with_the_side_that_it_lacks(slot):
