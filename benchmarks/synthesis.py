@@ -29,10 +29,11 @@ from pipelines.manifests.rows import manifest_table
 from pipelines.plan import Planner
 from pipelines.synthesize import groups
 from pipelines.verification.config import SignalConfig, VerificationConfig
-from rayapp.execution import Group, run_plan, run_stages
+from rayapp.execution import Group, run_plan
 from rayapp.plan import count_pieces, read_piece, write_plan
 from rayapp.ray_session import ray_session
 from rayapp.records import Utterance
+from rayapp.stage import run_stages
 
 _TERMS = 50
 

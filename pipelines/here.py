@@ -11,9 +11,11 @@ from pipelines.config import SynthesisConfig
 from pipelines.plan import Planner
 from pipelines.synthesize import groups
 from rayapp.errors import UserError
-from rayapp.execution import DatasetGroup, pack, run_stages, unpack
+from rayapp.execution import DatasetGroup
 from rayapp.ray_session import ray_session
 from rayapp.records import Slot, Utterance
+from rayapp.stage import run_stages
+from rayapp.workers import pack, unpack
 
 
 @dataclass

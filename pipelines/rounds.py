@@ -20,10 +20,11 @@ from pipelines.plan import Planner
 from pipelines.transcripts.config import ChecksConfig
 from pipelines.transcripts.duplicates import find_repeats
 from rayapp.errors import UserError
-from rayapp.execution import AnyGroup, StageProgress, Summary, ToTable, run_plan
+from rayapp.execution import AnyGroup, Summary, ToTable, run_plan
 from rayapp.plan import count_pieces, count_slots, read_piece, write_plan
 from rayapp.records import Slot
 from rayapp.storage import join, list_files, open_filesystem, remove_location, write_file
+from rayapp.workers import StageProgress
 
 Progress = Callable[[int, int, str], None]
 """Called with how many are done, of how many, and how far each stage is."""
@@ -42,9 +43,12 @@ class Result:
     resumed: int = 0
     """Slots that an earlier, interrupted run had filled."""
     rejections: Counter[str] = field(default_factory=Counter)
+    short: Counter[str] = field(default_factory=Counter)
+    """Of each term, the slots that no round filled; of everyday speech, under ``""``."""
     audio_seconds: float = 0.0
-    """Of what was kept; so are the bytes."""
+    """Of what was kept."""
     bytes: int = 0
+    """Of all that was made."""
     stages: dict[str, StageProgress] = field(default_factory=dict)
 
     @property
@@ -53,7 +57,7 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         # `asdict` makes a counter of pairs out of a counter
-        return asdict(self) | {"rejections": dict(self.rejections), "kept": self.kept}
+        return asdict(self) | {"rejections": dict(self.rejections), "short": dict(self.short), "kept": self.kept}
 
     def add(self, summary: Summary, slots: int) -> None:
         self.rounds += 1
@@ -86,7 +90,7 @@ class Rounds:
 
         Raises `UserError` when more than `max_rejected_share` of the slots were rejected, naming the leading reason.
         """
-        result = Result()
+        result, repeated_seconds = Result(), 0.0
         for number in range(self.most):
             slots = self._plan(number)
             if not slots:
@@ -103,7 +107,10 @@ class Rounds:
                 self._refuse(rejections, result.slots + slots, max_rejected_share)
             result.add(summary, slots)
             self.blocks.append(blocks)
-            self._set_repeats_aside()
+            repeated_seconds = self._set_repeats_aside()
+        else:
+            result.short.update(slot.term.text if slot.term else "" for slot in self._short())
+        result.audio_seconds -= repeated_seconds
         result.rejections.update(self.set_aside.values())
         return result
 
@@ -131,12 +138,16 @@ class Rounds:
         for number in range(count_pieces(location)):
             yield from (slot for slot in read_piece(location, number) if slot.slot_id in rejected)
 
-    def _set_repeats_aside(self) -> None:
+    def _set_repeats_aside(self) -> float:
+        """Find them in all rounds so far; returns how many seconds they last."""
         if self.checks.max_near_duplicates is None and self.checks.max_pattern_share is None:
-            return
+            return 0.0
         import ray
 
-        self.set_aside |= ray.get(ray.remote(num_cpus=0)(_repeats).remote(self.blocks, self.checks))
+        repeats: dict[str, tuple[str, float]]
+        repeats = ray.get(ray.remote(num_cpus=0)(_repeats).remote(self.blocks, self.checks))
+        self.set_aside |= {slot_id: reason for slot_id, (reason, _) in repeats.items()}
+        return sum(seconds for _, seconds in repeats.values())
 
     def _refuse(self, rejections: Counter[str], slots: int, share: float) -> None:
         """Raises as soon as it is certain: nobody should wait for a run that will be refused.
@@ -160,7 +171,7 @@ def _by_stage(summary: Summary) -> str:
     return " · ".join(f"{name} {count}" for name, count in rows.items()) if len(set(rows.values())) > 1 else ""
 
 
-def _rows(location: str, columns: list[str]) -> Iterator[dict[str, str]]:
+def _rows(location: str, columns: list[str]) -> Iterator[dict[str, Any]]:
     """Each slot once: where two shards hold it, as the first has it, which is the one that `gather_shards` takes."""
     filesystem, path = open_filesystem(location)
     seen: set[str] = set()
@@ -171,16 +182,22 @@ def _rows(location: str, columns: list[str]) -> Iterator[dict[str, str]]:
                 yield row
 
 
-def _repeats(blocks: Sequence[str], checks: ChecksConfig) -> dict[str, str]:
-    """Which slots say again what one before them says: those of earlier rounds come first."""
-    columns = ["slot_id", "style", "prompt", "text", "status"]
-    rows = (
-        (f"{number:02d}{row['slot_id']}", row["style"], row["prompt"], row["text"])
-        for number, location in enumerate(blocks)
-        for row in _rows(location, columns)
-        if row["status"] == "ok"
-    )
-    return {slot_id[2:]: f"transcript: {reason}" for slot_id, reason in find_repeats(rows, checks).items()}
+def _repeats(blocks: Sequence[str], checks: ChecksConfig) -> dict[str, tuple[str, float]]:
+    """Which slots say again what one before them says, why, and how long they last: earlier rounds come first."""
+    columns = ["slot_id", "style", "prompt", "text", "status", "duration_seconds"]
+    lasts: dict[str, float] = {}
+
+    def rows() -> Iterator[tuple[str, str, str, str]]:
+        for number, location in enumerate(blocks):
+            for row in _rows(location, columns):
+                if row["status"] == "ok":
+                    lasts[row["slot_id"]] = row["duration_seconds"]
+                    yield f"{number:02d}{row['slot_id']}", row["style"], row["prompt"], row["text"]
+
+    return {
+        slot_id[2:]: (f"transcript: {reason}", lasts[slot_id[2:]])
+        for slot_id, reason in find_repeats(rows(), checks).items()
+    }
 
 
 def _forget_rejected(location: str) -> None:

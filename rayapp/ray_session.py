@@ -66,7 +66,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def require_room(cpus: float, gpus: float, advice: str) -> None:
+def require_room(cpus: float, gpus: float, advice: str, *, memory_gb: float = 0.0) -> None:
     """Raises `UserError` for more than this machine has: whatever waits for it would wait for ever.
 
     A cluster is not asked: more nodes may join it.
@@ -76,9 +76,11 @@ def require_room(cpus: float, gpus: float, advice: str) -> None:
     if not _ours:
         return
     there = ray.cluster_resources()
-    for wanted, kind in ((cpus, "CPU"), (gpus, "GPU")):
-        if wanted > there.get(kind, 0.0):
-            raise UserError(f"{wanted:g} {kind}s are wanted; this machine has {there.get(kind, 0.0):g}: {advice}")
+    wanted = {"CPUs": cpus, "GPUs": gpus, "GB of memory": memory_gb}
+    found = {"CPUs": there.get("CPU", 0.0), "GPUs": there.get("GPU", 0.0), "GB of memory": there["memory"] / 1e9}
+    for kind, count in wanted.items():
+        if count > found[kind]:
+            raise UserError(f"{count:g} {kind} are wanted; this machine has {found[kind]:.3g} to give: {advice}")
 
 
 def available_cpus() -> int:

@@ -1,12 +1,18 @@
-"""What a stage is. Knows nothing of Ray: `rayapp.execution` turns stages into Ray Data operators."""
+"""What a stage is, and how utterances go through stages. Knows nothing of Ray: that is `rayapp.execution`."""
 
 from __future__ import annotations
 
+import logging
+import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from rayapp.errors import RejectedError
 from rayapp.records import Utterance
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,3 +54,54 @@ class BatchStage(Protocol):
     def on_batch(self, utterances: Sequence[Utterance]) -> Sequence[Utterance | Exception]:
         """One outcome per utterance, in order; a `RejectedError` in place of one that cannot be made."""
         ...
+
+
+def stage_class(stage: Any) -> Any:
+    """The class of a stage, which a chain lists as itself or as a `partial` with its settings."""
+    return getattr(stage, "func", stage)
+
+
+def run_stages(
+    stages: Sequence[Stage | BatchStage], utterances: Sequence[Utterance], seconds: dict[str, float] | None = None
+) -> list[Utterance]:
+    """Take utterances through the stages; a stage that rejects one ends its way, with the reason.
+
+    seconds: how long each stage took is added to it.
+    """
+    outcomes = list(utterances)
+    for stage in stages:
+        started = time.perf_counter()
+        size = stage.batch_size if isinstance(stage, BatchStage) else 1
+        going = [index for index, utterance in enumerate(outcomes) if utterance.status != "rejected"]
+        for start in range(0, len(going), size):
+            batch = going[start : start + size]
+            for index, outcome in zip(batch, _outcomes(stage, [outcomes[i] for i in batch]), strict=True):
+                outcomes[index] = outcome
+        if seconds is not None:
+            seconds[stage.name] = seconds.get(stage.name, 0.0) + time.perf_counter() - started
+    return outcomes
+
+
+def _outcomes(stage: Stage | BatchStage, batch: Sequence[Utterance]) -> list[Utterance]:
+    """One outcome for each of a batch, whatever goes wrong: a bad row never kills a batch."""
+    outcomes: Sequence[Utterance | Exception]
+    try:
+        outcomes = stage.on_batch(batch) if isinstance(stage, BatchStage) else [stage(batch[0])]
+    except Exception as error:
+        if len(batch) > 1:  # find out which one it was
+            return [outcome for utterance in batch for outcome in _outcomes(stage, [utterance])]
+        outcomes = [error]
+    return [_settled(stage, utterance, outcome) for utterance, outcome in zip(batch, outcomes, strict=True)]
+
+
+def _settled(stage: Stage | BatchStage, utterance: Utterance, outcome: Utterance | Exception) -> Utterance:
+    if isinstance(outcome, Utterance):
+        return outcome
+    if isinstance(outcome, RejectedError):
+        return utterance.rejected(f"{stage.name}: {outcome}")
+    # Without the error's own words: they may quote what was said.
+    where = "".join(traceback.format_tb(outcome.__traceback__))
+    _logger.error(
+        "stage %s failed on slot %s: %s\n%s", stage.name, utterance.slot.slot_id, type(outcome).__name__, where
+    )
+    return utterance.rejected(f"{stage.name}: {type(outcome).__name__}")

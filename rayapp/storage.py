@@ -189,6 +189,11 @@ def remove_location(location: str | Path) -> None:
     _delete(*open_filesystem(location))
 
 
+def remove_file(location: str | Path) -> None:
+    """Delete a file; nothing happens where there is none."""
+    _delete_file(*open_filesystem(location))
+
+
 def _beside(location: str | Path, path: str) -> str:
     """The location that has `path` within the same filesystem."""
     text = str(location)

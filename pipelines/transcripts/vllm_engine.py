@@ -16,9 +16,10 @@ from pipelines.transcripts.config import VllmConfig
 from pipelines.transcripts.generator import Draft
 from pipelines.transcripts.prompts import PromptSet
 from rayapp.errors import RejectedError, UserError
-from rayapp.execution import DatasetGroup, pack, unpack
+from rayapp.execution import DatasetGroup
 from rayapp.records import Slot, Utterance
 from rayapp.stage import Resources
+from rayapp.workers import pack, unpack
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -46,6 +46,7 @@ def command(
                 "total_utterances": sum(utterances.values()),
                 "total_hours": round(sum(hours.values()), 3),
                 "rejections": rejections,
+                "short": dict(made.short) if made else {},
                 "rounds": made.rounds if made else 0,
                 "resumed": made.resumed if made else 0,
                 "made": made is not None,
@@ -54,5 +55,6 @@ def command(
             },
             *(f"{split}: {count} utterances, {hours[split]} h" for split, count in utterances.items()),
             *(f"rejected {count}: {reason}" for reason, count in rejections.items()),
+            *(f"{count} short: {term or 'everyday speech'}" for term, count in (made.short if made else {}).items()),
             "" if made else "everything was made before: nothing was done",
         )

@@ -163,7 +163,7 @@ def test_more_workers_than_the_machine_has_room_for_are_refused(ray, small_manif
         workers=500,
     )
     with pytest.raises(
-        UserError, match=r"500 CPUs are wanted; this machine has \d+: lower the workers \(500\) of the training"
+        UserError, match=r"500 CPUs are wanted; this machine has \d+ to give: lower the workers \(500\) of the training"
     ):
         train(config, tmp_path)
     with pytest.raises(UserError, match=r"2 GPUs are wanted"):

@@ -10,8 +10,8 @@ from pipelines.transcripts.prompts import load_prompts
 from pipelines.transcripts.vllm_engine import vllm_group
 from pipelines.transcripts.write import chosen
 from rayapp.errors import UserError
-from rayapp.execution import pack, unpack
 from rayapp.records import Term, Transcript, Utterance
+from rayapp.workers import pack, unpack
 
 STYLES = {name: load_prompts(name) for name in ("dictation_en", "consultation_en")}
 TERMS = ("losartan", "metformin", "apixaban")

@@ -10,8 +10,8 @@ from pipelines.augmentation.room import PlayInRoom, impulse_response
 from rayapp.audio.levels import active_level, rms
 from rayapp.config import load_config
 from rayapp.errors import UserError
-from rayapp.execution import run_stages
 from rayapp.records import SAMPLE_RATE_HZ
+from rayapp.stage import run_stages
 
 
 def level_of_speech(audio):

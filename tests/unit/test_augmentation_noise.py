@@ -18,8 +18,8 @@ from pipelines.speech.espeak import speak
 from rayapp.audio.codec import encode_flac
 from rayapp.audio.levels import active_level, rms
 from rayapp.errors import RejectedError, UserError
-from rayapp.execution import run_stages
 from rayapp.records import SAMPLE_RATE_HZ
+from rayapp.stage import run_stages
 from rayapp.storage import published_folder, write_file
 
 SILENT = dict.fromkeys(WeightsConfig.model_fields, 0.0)

@@ -12,7 +12,7 @@ from pipelines.augmentation.room import PlayInRoom
 from pipelines.augmentation.torch_augment import BATCHED, TorchAugment
 from rayapp.audio.levels import active_level
 from rayapp.errors import UserError
-from rayapp.execution import run_stages
+from rayapp.stage import run_stages
 
 TEXTS = ["hello", "please start losartan today", "the patient takes apixaban twice a day and reports no bleeding"]
 BATCHED_CHAIN = ("room", "noise", "clipping", "microphone")

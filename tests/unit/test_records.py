@@ -3,9 +3,9 @@ import pytest
 
 from pipelines.manifests.rows import manifest_table
 from rayapp.errors import RejectedError
-from rayapp.execution import pack, run_stages, unpack
 from rayapp.records import MANIFEST_SCHEMA, Term, Utterance, Voice, slots_from_table, slots_to_table
-from rayapp.stage import Resources
+from rayapp.stage import Resources, run_stages
+from rayapp.workers import pack, unpack
 
 
 def test_an_utterance_survives_the_way_between_workers(spoken):

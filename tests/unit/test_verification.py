@@ -15,8 +15,8 @@ from pipelines.verification.phones import bare_phones, phone_distance, worst_pho
 from pipelines.verification.units import units_of
 from pipelines.verification.verify import Listen, Verify, stages
 from rayapp.errors import UserError
-from rayapp.execution import run_stages
 from rayapp.records import SAMPLE_RATE_HZ, Term, Transcript, Turn, Utterance
+from rayapp.stage import run_stages
 
 VOICES = [
     "en-us+m3",
