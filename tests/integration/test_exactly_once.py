@@ -1,7 +1,9 @@
 """A run that is killed anywhere, and started again, makes the same rows as one that was left alone."""
 
+import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,25 +16,13 @@ from pipelines.config import SynthesisConfig
 from pipelines.lexicon.config import LexiconConfig
 from pipelines.manifests.config import ManifestsConfig, SizesConfig
 from pipelines.synthesize import synthesize
+from pipelines.transcripts.config import ChecksConfig, OpenAIConfig, TranscriptsConfig
 from rayapp.manifest import Manifest
+from rayapp.plan import count_pieces
 from rayapp.storage import join, list_files, open_filesystem
 
 pytestmark = pytest.mark.slow
 _PATIENCE_SECONDS = 120
-
-
-@pytest.fixture(scope="module")
-def config():
-    sizes = SizesConfig.model_validate(dict.fromkeys(SizesConfig.model_fields, 0) | {"train_everyday": 320, "test": 32})
-    return SynthesisConfig(lexicon=LexiconConfig(take=4), manifests=ManifestsConfig(sizes=sizes))
-
-
-@pytest.fixture(scope="module")
-def left_alone(ray, config, tmp_path_factory):
-    """The rows of a run that nothing happened to."""
-    output = tmp_path_factory.mktemp("alone") / "speech"
-    synthesize(config.model_copy(update={"output": str(output)}))
-    return rows(output)
 
 
 def rows(location):
@@ -47,30 +37,32 @@ def rows(location):
 
 
 @pytest.fixture
-def start(config, tmp_path):
+def start(tmp_path):
     """Starts `rayapp synthesize` as a process; whatever still runs at the end is killed."""
     file = tmp_path / "config.json"
     started = []
 
-    def begin(output):
+    def begin(config, output, **environment):
         file.write_text(config.model_copy(update={"output": output}).model_dump_json())
-        command = [sys.executable, "-m", "rayapp.cli", "synthesize", str(file), "--json"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rayapp.cli", "synthesize", str(file), "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=os.environ | environment,
+        )
         started.append(process)
         return process
 
     yield begin
     for process in started:
-        for child in _family(process.pid):
-            child.kill()
+        process.kill()
+        process.wait()
 
 
-def _family(pid):
-    try:
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+def children():
+    """All processes that were started from this one, but for those that ended meanwhile."""
+    return psutil.Process().children(recursive=True)
 
 
 def until(condition):
@@ -82,36 +74,83 @@ def until(condition):
     return value
 
 
-def shards(output):
-    """How many the staging location beside `output` has."""
+def shards(output, folder="blocks/round-00"):
+    """How many a folder of the staging location beside `output` has."""
     filesystem, path = open_filesystem(output)
     parent, _, name = path.rpartition("/")
     from pyarrow import fs
 
     for info in filesystem.get_file_info(fs.FileSelector(parent, allow_not_found=True)):
         if info.base_name.startswith(f".{name}.") and info.base_name.endswith(".partial"):
-            return len(list_files(join(output.replace(path, info.path), "blocks", "round-00"), ".parquet"))
+            return len(list_files(join(output.replace(path, info.path), folder), ".parquet"))
     return 0
 
 
-def test_a_run_whose_worker_and_then_driver_are_killed_goes_on_to_the_same_rows(start, left_alone, s3):
-    output = s3("killed/speech")
-    run = start(output)
-    until(lambda: shards(output) >= 1)
-    workers = [p for p in _family(run.pid) if "_Worker" in " ".join(p.cmdline())]
-    assert workers
-    os.kill(workers[0].pid, signal.SIGKILL)
-    before = shards(output)
-    until(lambda: shards(output) >= before + 3)
-    family = _family(run.pid)
-    os.kill(run.pid, signal.SIGKILL)
-    until(lambda: not any(process.is_running() and process.status() != "zombie" for process in family))
-    assert 0 < shards(output) < 11
+def kill(process):
+    """At once and without a word: what hangs on it has to find out."""
+    os.kill(process.pid, signal.SIGKILL)
 
-    again = start(output)
-    told, _ = again.communicate(timeout=_PATIENCE_SECONDS)
-    result = json.loads(told)
-    assert again.returncode == 0
-    assert result["resumed"] >= 32
-    assert result["total_utterances"] == len(left_alone)
-    assert rows(output) == left_alone
+
+def writer(body, _tries):
+    """A language model that writes the same to the same request, and often what it wrote to another."""
+    drawn = int(hashlib.sha256(f"{body['seed']} {body['messages']}".encode()).hexdigest(), 16)
+    term = (re.search(r'the term "(.+?)"', body["messages"][-1]["content"]) or ["", "coffee"])[1]
+    sentences = [f"We gave {term} to room {(drawn >> shift) % 40}." for shift in range(0, 48, 8)]
+    content = json.dumps({"sentences": sentences})
+    return 200, {}, {"choices": [{"index": 0, "message": {"role": "assistant", "content": content}}]}
+
+
+@pytest.fixture
+def config(serve):
+    """Settings of a run in two groups of workers, one of which asks a server, and in several rounds."""
+    sizes = SizesConfig.model_validate(dict.fromkeys(SizesConfig.model_fields, 0) | {"train_per_term": 60})
+    return SynthesisConfig(
+        lexicon=LexiconConfig(take=4),
+        transcripts=TranscriptsConfig(
+            generator="openai",
+            openai=OpenAIConfig(base_url=serve(writer).url, model="small"),
+            checks=ChecksConfig(max_near_duplicates=1),
+            rounds=2,
+        ),
+        manifests=ManifestsConfig(sizes=sizes),
+        workers=2,
+    )
+
+
+@pytest.fixture
+def cluster():
+    """A head and a node, each of which has a CPU; they are killed at the end."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_run_whose_worker_driver_node_and_driver_again_are_killed_has_the_same_rows(
+    ray, start, config, cluster, s3, tmp_path
+):
+    alone, output = str(tmp_path / "alone"), s3("killed/speech")
+    result = synthesize(config.model_copy(update={"output": alone}))
+    assert result.rounds == 2
+
+    run = start(config, output, RAY_ADDRESS=cluster.address)
+    until(lambda: shards(output) >= 1)
+    kill(next(process for process in children() if "MapBatches(Worker)" in " ".join(process.cmdline())))
+    until(lambda: shards(output) >= 3)
+    kill(run)
+    assert shards(output) < count_pieces(f"{alone}/plan/round-00")
+
+    run = start(config, output, RAY_ADDRESS=cluster.address)
+    until(lambda: shards(output, "blocks/round-01") >= 1)
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    cluster.add_node(num_cpus=1)
+    until(lambda: shards(output, "data") >= 1)
+    kill(run)
+
+    run = start(config, output, RAY_ADDRESS=cluster.address)
+    told, _ = run.communicate(timeout=_PATIENCE_SECONDS)
+    assert run.returncode == 0
+    assert json.loads(told)["total_utterances"] == result.kept
+    assert rows(output) == rows(alone)
