@@ -9,19 +9,23 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+import yaml
 
 from rayapp.errors import UserError
 from rayapp.records import MANIFEST_SCHEMA, PHONEMES_TYPE, short_reason
 from rayapp.storage import open_filesystem, require_complete
 
 _SHARD = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}\.parquet$")
+_FRONT_MATTER = re.compile(r"\ufeff?---\s*\n(.*?\n)---\s*(\n|$)", re.DOTALL)
 REJECTED = "rejected"
 """The shards of rows that failed, with their reasons, are named as a split of their own."""
+UNKNOWN_LICENCE = "unknown"
+"""Hugging Face's name for that, too."""
 ESSENTIAL_COLUMNS = ("audio", "duration_seconds", "text")
 """What a manifest of other tools must have; the other columns of `MANIFEST_SCHEMA` may be missing."""
 
@@ -80,6 +84,34 @@ class Manifest:
     def schema(self, split: str) -> pa.Schema:
         """The columns as they lie there."""
         return self._dataset(self.shards(split)).schema
+
+    def card(self) -> dict[str, Any]:
+        """What its dataset card, `README.md`, tells programs; empty where it tells nothing.
+
+        Raises `UserError` for a card that they cannot read.
+        """
+        from pyarrow import fs
+
+        path = f"{self._path}/README.md"
+        if self.filesystem.get_file_info(path).type != fs.FileType.File:
+            return {}
+        with self.filesystem.open_input_stream(path) as stream:
+            front = _FRONT_MATTER.match(stream.read().decode("utf-8", errors="replace"))
+        try:
+            told = yaml.safe_load(front[1]) if front else None
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"manifest {self.location} has a card that cannot be read; mend the YAML at the top of its README.md: "
+                f"{error}"
+            ) from None
+        return told if isinstance(told, dict) else {}
+
+    @property
+    def licences(self) -> list[str]:
+        """Those that its card names: one, or several where it was merged; `unknown` where it names none."""
+        card = self.card()
+        told = card.get("licenses") or card.get("license") or UNKNOWN_LICENCE
+        return [str(licence) for licence in told] if isinstance(told, list) else [str(told)]
 
     def phonemes(self, split: str) -> pa.ChunkedArray:
         """Of each row, a list of `symbol` and `start_seconds`; null where nothing tells them, or the column is missing.

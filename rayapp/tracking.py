@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "rayapp"
+DEFAULT_HOME = Path("runs/quickstart/tracking")
+"""Where runs are tracked and recognisers registered, unless `MLFLOW_TRACKING_URI` names a server or file."""
 
 
 def tracking_uri(home: Path) -> str:

@@ -127,12 +127,13 @@ def serve() -> Iterator[Callable[..., ChatServer]]:
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[Callable[[str], str]]:
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
     """An S3 server on loopback; gives locations in a bucket of it. Started by the first test that asks."""
     import boto3
     from moto.server import ThreadedMotoServer
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOTO_RECORDER_FILEPATH", str(tmp_path_factory.mktemp("s3") / "recording"))
         for name, value in {
             "ACCESS_KEY_ID": "tests",
             "SECRET_ACCESS_KEY": "tests",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from rayapp.cli.options import DEFAULT_HOME, AsJson, Home
+from rayapp.cli.options import AsJson, Home
 from rayapp.cli.output import command_output
+from rayapp.tracking import DEFAULT_HOME
 
 
 def command(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:

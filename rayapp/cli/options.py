@@ -33,4 +33,3 @@ Home = Annotated[
         help="Where the tracking file and the registry are, unless `MLFLOW_TRACKING_URI` names a server.",
     ),
 ]
-DEFAULT_HOME = Path("runs/quickstart/tracking")

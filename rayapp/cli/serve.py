@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rayapp.cli.options import DEFAULT_HOME, Address, AsJson, Home, Overrides
+from rayapp.cli.options import Address, AsJson, Home, Overrides
 from rayapp.cli.output import command_output
+from rayapp.tracking import DEFAULT_HOME
 
 
 def command(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from rayapp.cli.options import DEFAULT_HOME, Address, AsJson, ConfigFile, Home, Overrides
+from rayapp.cli.options import Address, AsJson, ConfigFile, Home, Overrides
 from rayapp.cli.output import command_output
+from rayapp.tracking import DEFAULT_HOME
 
 
 def command(
