@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from benchmarks.stages import Sleep, slots, times_table
+from benchmarks.stages import Humming, Sleep, times_table
 from rayapp.execution import Group, run_plan
 from rayapp.plan import write_plan
 from rayapp.ray_session import ray_session
@@ -40,7 +40,7 @@ def main() -> None:
     seconds = arguments.milliseconds / 1000
     with tempfile.TemporaryDirectory() as folder, ray_session("local"):
         plan = f"{folder}/plan"
-        write_plan(slots(arguments.utterances), plan)
+        write_plan(Humming(arguments.utterances).first(), plan)
         together = run(plan, f"{folder}/together", arguments.stages, seconds)
         each = [run(plan, f"{folder}/{number}", 1, seconds) for number in range(arguments.stages)]
     report: dict[str, Any] = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from rayapp.records import SAMPLE_RATE_HZ, Slot, Utterance, Voice
+from rayapp.records import SAMPLE_RATE_HZ, Slot, Transcript, Utterance, Voice
 from rayapp.stage import Resources, Stage
 
 
@@ -29,7 +29,7 @@ class Sleep(Stage):
 
 
 class Hum(Stage):
-    """A short tone: audio that costs next to nothing to make."""
+    """A few words, and a short tone for them: an utterance that costs next to nothing to make."""
 
     name = "hum"
     version = 1
@@ -37,14 +37,29 @@ class Hum(Stage):
 
     def __call__(self, utterance: Utterance) -> Utterance:
         pitch_hz = 100 + utterance.slot.seed % 100
-        return utterance.with_audio(
+        text = " ".join(f"word{number}" for number in utterance.slot.rng("text").integers(1000, size=8))
+        return utterance.with_transcript(Transcript(text, text, (), "en", self.name)).with_audio(
             0.1 * np.sin(np.arange(SAMPLE_RATE_HZ // 2) * 2 * np.pi * pitch_hz / SAMPLE_RATE_HZ)
         )
 
 
-def slots(count: int) -> Iterator[Slot]:
-    for index in range(count):
-        yield Slot(f"{index:016x}", "train", "none", "none", None, (Voice("none", "none", "none"),), 0.0, index)
+class Humming:
+    """Plans rounds of hums: one in fifty repeats another of the first round, and is planned again."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def first(self) -> Iterator[Slot]:
+        for index in range(self.count):
+            yield self._slot(index, index - 1 if index % 50 == 1 else index)
+
+    def again(self, short: Iterable[Slot], number: int) -> Iterator[Slot]:
+        for slot in short:
+            index = self.count * number + int(slot.slot_id, 16)
+            yield self._slot(index, index)
+
+    def _slot(self, index: int, seed: int) -> Slot:
+        return Slot(f"{index:016x}", "train", "none", "none", None, (Voice("none", "none", "none"),), 0.0, seed)
 
 
 def times_table(utterances: Sequence[Utterance]) -> pa.Table:

@@ -1,9 +1,9 @@
 """Does a run of 100,000 rows cost its driver more memory than one of 10,000, and does a row take longer?
 
-Short audio that costs next to nothing to make goes the whole way from the plan to the manifest. Each size runs in a
-process of its own. `driver_memory_ratio` and `object_store_ratio` are the peaks of the large run over those of the
-small one; `time_linearity` is the time per row of the large run over that of the small one, from the plan to the
-manifest, without starting Ray.
+Short audio that costs next to nothing to make goes the whole way: planned, streamed in two rounds, as one utterance in
+fifty repeats another, and gathered to a manifest. Each size runs in a process of its own. `driver_memory_ratio` and
+`object_store_ratio` are the peaks of the large run over those of the small one; `time_linearity` is the time per row of
+the large run over that of the small one, from the plan to the manifest, without starting Ray and its workers.
 """
 
 from __future__ import annotations
@@ -49,32 +49,44 @@ class Peaks:
 
 def measure(rows: int) -> dict[str, float]:
     """One run, in this process."""
-    from benchmarks.stages import Hum, slots
+    from benchmarks.stages import Hum, Humming
     from pipelines.manifests.gather import gather_shards
     from pipelines.manifests.rows import manifest_table
-    from rayapp.execution import Group, run_plan
-    from rayapp.plan import write_plan
+    from pipelines.rounds import Rounds
+    from pipelines.transcripts.config import ChecksConfig
+    from rayapp.execution import Group
     from rayapp.ray_session import available_cpus, ray_session
 
+    seen: list[tuple[float, int, int]] = []
     with tempfile.TemporaryDirectory() as folder, ray_session("local"), Peaks() as peaks:
         started = time.perf_counter()
-        write_plan(slots(rows), f"{folder}/plan")
-        planned = time.perf_counter()
-        first = 0.0
-        for summary in run_plan(f"{folder}/plan", [Group([Hum], available_cpus())], f"{folder}/blocks", manifest_table):
-            first = first or (time.perf_counter() if summary.committed else 0.0)
+        rounds = Rounds(folder, Humming(rows), ChecksConfig(max_near_duplicates=0.9), most=2)
+        result = rounds.fill(
+            [Group([Hum], available_cpus())],
+            manifest_table,
+            max_rejected_share=0.0,
+            progress=lambda done, total, _: seen.append((time.perf_counter(), done, total)),
+        )
         streamed = time.perf_counter()
-        gather_shards([f"{folder}/blocks"], folder, 512, {})
+        gather_shards(rounds.blocks, folder, 512, rounds.set_aside)
         ended = time.perf_counter()
+    starting = sum(_starting(seen, total) for total in {total for _, _, total in seen})
     return {
         "rows": rows,
-        "seconds": round(ended - started - (first - planned), 2),
-        "plan_seconds": round(planned - started, 2),
-        "stream_seconds": round(streamed - first, 2),
+        "kept": result.kept,
+        "rounds": result.rounds,
+        "seconds": round(ended - started - starting, 2),
+        "rounds_seconds": round(streamed - started - starting, 2),
         "gather_seconds": round(ended - streamed, 2),
         "driver_mb": round(peaks.driver_mb, 1),
         "object_store_mb": round(peaks.object_store_mb, 2),
     }
+
+
+def _starting(seen: list[tuple[float, int, int]], total: int) -> float:
+    """Seconds from when a round was planned until its first shard was committed."""
+    told = [(when, done) for when, done, of in seen if of == total]
+    return next(when for when, done in told if done > told[0][1]) - told[0][0]
 
 
 def _in_a_process_of_its_own(rows: int) -> dict[str, float]:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.plan import Planner
 from pipelines.transcripts.config import ChecksConfig
 from pipelines.transcripts.duplicates import find_repeats
 from rayapp.errors import UserError
@@ -70,6 +69,18 @@ class Result:
             total = self.stages.setdefault(name, StageProgress())
             total.rows += progress.rows
             total.busy_seconds += progress.busy_seconds
+
+
+class Planner(Protocol):
+    """What decides which slots a round has."""
+
+    def first(self) -> Iterator[Slot]:
+        """All slots of the first round."""
+        ...
+
+    def again(self, short: Iterable[Slot], number: int) -> Iterator[Slot]:
+        """Slots of round `number`, in place of those of the round before it that came to nothing."""
+        ...
 
 
 class Rounds:

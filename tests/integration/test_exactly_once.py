@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -86,11 +85,6 @@ def shards(output, folder="blocks/round-00"):
     return 0
 
 
-def kill(process):
-    """At once and without a word: what hangs on it has to find out."""
-    os.kill(process.pid, signal.SIGKILL)
-
-
 def writer(body, _tries):
     """A language model that writes the same to the same request, and often what it wrote to another."""
     drawn = int(hashlib.sha256(f"{body['seed']} {body['messages']}".encode()).hexdigest(), 16)
@@ -137,17 +131,17 @@ def test_a_run_whose_worker_driver_node_and_driver_again_are_killed_has_the_same
 
     run = start(config, output, RAY_ADDRESS=cluster.address)
     until(lambda: shards(output) >= 1)
-    kill(next(process for process in children() if "MapBatches(Worker)" in " ".join(process.cmdline())))
+    next(process for process in children() if "MapBatches(Worker)" in " ".join(process.cmdline())).kill()
     until(lambda: shards(output) >= 3)
-    kill(run)
+    run.kill()
     assert shards(output) < count_pieces(f"{alone}/plan/round-00")
 
     run = start(config, output, RAY_ADDRESS=cluster.address)
     until(lambda: shards(output, "blocks/round-01") >= 1)
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     cluster.add_node(num_cpus=1)
-    until(lambda: shards(output, "data") >= 1)
-    kill(run)
+    until(lambda: shards(output, "data") >= 1 or run.poll() is not None)  # the end is near, or there
+    run.kill()
 
     run = start(config, output, RAY_ADDRESS=cluster.address)
     told, _ = run.communicate(timeout=_PATIENCE_SECONDS)

@@ -62,7 +62,7 @@ def test_workers_that_die_before_they_do_anything_end_the_run(ray, plan, hum, tm
         os.kill(os.getpid(), signal.SIGKILL)
 
     hum.__init__ = die
-    with pytest.raises(UserError, match="a worker of hum died 8 times without finishing anything.*memory"):
+    with pytest.raises(UserError, match=r"a worker of hum died 8 times without finishing anything.*memory"):
         made(plan, hum, tmp_path)
 
 
@@ -71,7 +71,7 @@ def test_what_a_stage_refuses_in_its_worker_is_told_in_its_words(ray, plan, hum,
         raise UserError("the voice is out; choose another")
 
     hum.__init__ = refuse
-    with pytest.raises(UserError, match="^the voice is out; choose another$"):
+    with pytest.raises(UserError, match=r"^the voice is out; choose another$"):
         made(plan, hum, tmp_path)
 
 
