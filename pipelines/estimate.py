@@ -14,6 +14,7 @@ from rayapp.audio.codec import encode_flac
 from rayapp.errors import UserError
 from rayapp.execution import Group
 from rayapp.storage import join, open_filesystem
+from rayapp.workers import StageProgress
 
 _UNTIMED = 4
 
@@ -26,6 +27,9 @@ class Rates:
     audio_seconds: float
     bytes: float
     seconds_by_stage: Mapping[str, float]
+    """What it keeps each stage busy. Of an engine that answers many requests at once (vLLM): the time in which it had
+    any to answer, divided by their number. The more it has at a time the less that is, so what a few utterances tell
+    is the most that it will be."""
     kept_share: float
     """Of the utterances; the others are rejected."""
 
@@ -37,6 +41,10 @@ class Estimate:
     utterances: dict[str, dict[str, int]]
     """By split and style."""
     slots: int
+    """Of the first round."""
+    slots_over_rounds: int
+    """That it expects to fill over all rounds, in which what was rejected is planned again; the figures below are of
+    all these."""
     hours: float
     gigabytes: float
     cpu_hours: float
@@ -65,7 +73,7 @@ def measure_rates(config: SynthesisConfig, planner: Planner, count: int) -> Rate
         measured_on=f"{len(made.finished)} utterances made here now",
         audio_seconds=sum(u.duration_seconds for u in kept) / len(kept),
         bytes=sum(len(encode_flac(u.audio)) for u in kept if u.audio is not None) / len(kept),
-        seconds_by_stage={name: busy / (timed or len(slots)) for name, busy in made.seconds_by_stage.items()},
+        seconds_by_stage=_per_utterance(made.stages),
         kept_share=len(kept) / len(made.finished),
     )
 
@@ -82,16 +90,19 @@ def rates_of_run(manifest: str) -> Rates:
         measured_on=f"the {told['slots']} utterances of {manifest}",
         audio_seconds=told["audio_seconds"] / max(told["kept"], 1),
         bytes=told["bytes"] / max(told["kept"], 1),
-        seconds_by_stage={
-            name: stage["busy_seconds"] / max(stage["rows"], 1) for name, stage in told["stages"].items()
-        },
+        seconds_by_stage=_per_utterance({name: StageProgress(**stage) for name, stage in told["stages"].items()}),
         kept_share=told["kept"] / max(told["slots"], 1),
     )
 
 
+def _per_utterance(stages: Mapping[str, StageProgress]) -> dict[str, float]:
+    return {name: stage.busy_seconds / max(stage.rows, 1) for name, stage in stages.items()}
+
+
 def estimate(config: SynthesisConfig, planner: Planner, rates: Rates) -> Estimate:
-    """Add up a run from its plan and the rates."""
-    slots, kept = planner.slots, planner.slots * rates.kept_share
+    """Add up a run from its plan and the rates, over all its rounds."""
+    slots = planner.slots * sum((1 - rates.kept_share) ** number for number in range(config.transcripts.rounds))
+    kept = slots * rates.kept_share
     cpu_hours = gpu_hours = wall_hours = 0.0
     unknown: list[str] = []
     for group in groups(config):
@@ -104,7 +115,8 @@ def estimate(config: SynthesisConfig, planner: Planner, rates: Rates) -> Estimat
     prices = config.prices
     return Estimate(
         utterances=planner.counts(),
-        slots=slots,
+        slots=planner.slots,
+        slots_over_rounds=round(slots),
         hours=kept * rates.audio_seconds / 3600,
         gigabytes=kept * rates.bytes / 1e9,
         cpu_hours=cpu_hours,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.config import SynthesisConfig
 from pipelines.plan import Planner
@@ -15,7 +16,7 @@ from rayapp.execution import DatasetGroup
 from rayapp.ray_session import ray_session
 from rayapp.records import Slot, Utterance
 from rayapp.stage import run_stages
-from rayapp.workers import pack, unpack
+from rayapp.workers import BUSY_SECONDS, StageProgress, pack, unpack
 
 
 @dataclass
@@ -25,7 +26,8 @@ class Made:
     finished: list[Utterance]
     clean: list[Utterance]
     """The same before augmentation: with the speech as the voice gave it."""
-    seconds_by_stage: dict[str, float] = field(default_factory=dict)
+    stages: dict[str, StageProgress] = field(default_factory=dict)
+    """How many each stage was timed on, and how long it took; without those that do not tell."""
 
 
 def sample(planner: Planner, count: int) -> list[Slot]:
@@ -41,29 +43,34 @@ def sample(planner: Planner, count: int) -> list[Slot]:
 
 
 def make_here(config: SynthesisConfig, slots: Sequence[Slot], *, untimed: int = 0) -> Made:
-    """Take slots through the stages of a run; in this process, but for a language model on vLLM.
+    """Take slots through the stages of a run; in this process, but for what Ray Data's own operators do.
 
-    untimed: so many of the first do not count in the seconds: they make the stages load what they need.
+    untimed: so many of the first do not count in the seconds: they make the stages load what they need. Operators
+        have loaded before they begin, and all count.
     """
     utterances = [Utterance(slot) for slot in slots]
-    clean, seconds = utterances, dict[str, float]()
+    clean, stages = utterances, dict[str, StageProgress]()
     for group in groups(config):
         if isinstance(group, DatasetGroup):
-            utterances = _through(group, utterances)
+            with ray_session():
+                utterances, busy_seconds = through_operators(group, utterances)
+            if busy_seconds is not None:
+                stages[group.name] = StageProgress(len(utterances), busy_seconds)
             continue
         for make in group.stages:
-            stage = make()
+            stage, seconds = make(), dict[str, float]()
             first = run_stages([stage], utterances[:untimed])
-            utterances = [*first, *run_stages([stage], utterances[untimed:], seconds)]
+            timed = run_stages([stage], utterances[untimed:], seconds)
+            utterances, stages[stage.name] = [*first, *timed], StageProgress(len(timed), seconds[stage.name])
             if stage.name == "speech":
                 clean = utterances
-    return Made(utterances, clean, seconds)
+    return Made(utterances, clean, stages)
 
 
-def _through(group: DatasetGroup, utterances: Sequence[Utterance]) -> list[Utterance]:
-    """By way of Ray Data's own operators, on a Ray that is started for it."""
+def through_operators(group: DatasetGroup, utterances: Sequence[Utterance]) -> tuple[list[Utterance], float | None]:
+    """What a group of Ray Data's own operators makes of utterances, and how long it was busy, where it tells."""
     import ray
 
-    with ray_session():
-        made = group.apply(ray.data.from_arrow(pack(utterances)))
-        return unpack(pa.concat_tables(ray.get(made.to_arrow_refs())))
+    made = pa.concat_tables(ray.get(group.apply(ray.data.from_arrow(pack(utterances))).to_arrow_refs()))
+    tells = BUSY_SECONDS in made.column_names
+    return unpack(made), pc.sum(made[BUSY_SECONDS]).as_py() if tells else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import groupby
@@ -25,15 +24,17 @@ from pipelines.speech import espeak
 from pipelines.speech.cast import candidates
 from pipelines.speech.config import SpeechConfig, VoicesConfig
 from pipelines.speech.speak import Speak, check_terms, check_voices
-from pipelines.transcripts.config import TranscriptsConfig
+from pipelines.transcripts.generator import Generator
+from pipelines.transcripts.generators import make_generator
 from pipelines.transcripts.grammar import load_grammar
-from pipelines.transcripts.styles import all_styles, prompt_sets
-from pipelines.transcripts.write import AskForTranscript, JudgeTranscript, WriteTranscript, check_server, chosen
+from pipelines.transcripts.judge import Judge, JudgeTranscript
+from pipelines.verification.verify import resolved
 from pipelines.verification.verify import stages as verification_stages
 from rayapp.execution import AnyGroup, Group
-from rayapp.ids import content_id, file_id
+from rayapp.ids import content_id, file_id, path_id
 from rayapp.ray_session import available_cpus
-from rayapp.records import Audio, Term, Utterance
+from rayapp.records import Audio
+from rayapp.stage import stage_class
 from rayapp.storage import finish_publishing, join, key_of, name_of, published_location, require_replaceable, write_file
 
 SUMMARY = "summary.json"
@@ -63,34 +64,19 @@ def _is_group(part: Any) -> bool:
 
 
 def _writers(config: SynthesisConfig) -> list[Any]:
-    transcripts = config.transcripts
-    judge = [partial(JudgeTranscript, transcripts.judge)] if transcripts.judge else []
-    if transcripts.generator == "grammar":
-        return [partial(WriteTranscript, transcripts), *judge]
-    held_out = open_lexicon(config.lexicon).held_out
-    if transcripts.generator == "openai":  # waits for the server while others speak
-        return [Group([partial(AskForTranscript, transcripts, held_out), *judge])]
-    from pipelines.transcripts.vllm_engine import vllm_group
+    judge = config.transcripts.judge
+    judges = [Group([partial(JudgeTranscript, judge)])] if judge else []  # waits for its server while others work
+    return [*_generator(config).steps(), *judges]
 
-    choose = partial(_chosen, config=transcripts, held_out=held_out)
-    engines = vllm_group(transcripts.vllm, prompt_sets(transcripts), choose)
-    return [engines, Group(judge)] if judge else [engines]
+
+def _generator(config: SynthesisConfig) -> Generator:
+    return make_generator(config.transcripts, open_lexicon(config.lexicon).held_out)
 
 
 def _speakers(config: SynthesisConfig) -> list[Any]:
     coqui = config.speech.coqui
     speak = partial(Speak, config.speech)
     return [Group([speak], coqui.workers, coqui.gpus)] if config.speech.engine == "coqui" and coqui.gpus else [speak]
-
-
-def _chosen(
-    utterances: Sequence[Utterance], drafts: Sequence[Any], config: TranscriptsConfig, held_out: Sequence[Term]
-) -> list[Utterance]:
-    outcomes = []
-    for utterance, written in zip(utterances, drafts, strict=True):
-        outcome = chosen(utterance, written, config, held_out)
-        outcomes.append(outcome if isinstance(outcome, Utterance) else utterance.rejected(f"transcript: {outcome}"))
-    return outcomes
 
 
 def _talk(voices: VoicesConfig, side: str, rng: np.random.Generator) -> Audio:
@@ -102,7 +88,7 @@ def _talk(voices: VoicesConfig, side: str, rng: np.random.Generator) -> Audio:
 
 
 def _listeners(config: SynthesisConfig) -> list[Any]:
-    stages = verification_stages(config.verification, espeak.phonemes_of)
+    stages = verification_stages(config.verification, espeak.phonemes_of, espeak.ACCENT_OF)
     if not config.verification.gpus or not stages:
         return stages
     return [Group(stages, config.verification.workers, config.verification.gpus)]
@@ -127,7 +113,8 @@ def synthesize(config: SynthesisConfig, progress: Progress = lambda done, total,
         result = rounds.fill(groups(config), manifest_table, config.manifests.max_rejected_share, progress)
         gather_shards(rounds.blocks, folder, config.manifests.shard_mb, rounds.set_aside)
         write_file(join(folder, SUMMARY), json.dumps(result.as_json(), indent=2).encode())
-        write_card(folder, name_of(config.output))
+        cloned_voices = config.speech.engine == "coqui" and config.speech.coqui.reference_clips is not None
+        write_card(folder, name_of(config.output), [config.manifests.licence], cloned_voices=cloned_voices)
     return result
 
 
@@ -136,24 +123,32 @@ def prepared(config: SynthesisConfig) -> tuple[SynthesisConfig, Planner]:
 
     Raises `UserError` for what would fail later: a term nobody can say, a voice, recording or server that is not there.
     """
-    if config.speech.engine == "coqui":
-        from pipelines.speech.coqui.files import resolve
-
-        speech = config.speech.model_copy(update={"coqui": resolve(config.speech.coqui)})
-        config = config.model_copy(update={"speech": speech})
+    config = _located(config)
     lexicon = open_lexicon(config.lexicon)
     planner = Planner(config, lexicon)
     require_replaceable(config.output)
     check_terms(config.speech, [*lexicon.taught, *lexicon.held_out])
     check_voices(config.speech)
     check_augmentation(config.augmentation)
-    check_server(config.transcripts)
+    _generator(config).check()
+    if config.transcripts.judge:
+        Judge(config.transcripts.judge).check()
     groups(config)  # a recogniser, an adapter or a number of GPUs that will not do is found here
     return config, planner
 
 
+def _located(config: SynthesisConfig) -> SynthesisConfig:
+    """The same settings with paths in place of the names of models that this machine reads."""
+    speech = config.speech
+    if speech.engine == "coqui":
+        from pipelines.speech.coqui.files import resolve
+
+        speech = speech.model_copy(update={"coqui": resolve(speech.coqui)})
+    return config.model_copy(update={"speech": speech, "verification": resolved(config.verification)})
+
+
 def run_key(config: SynthesisConfig) -> str:
-    """Changes with what is made: the settings, what the lexicon and the styles hold, the stages' versions.
+    """Changes with what is made: the settings, the stages' versions, and what lexicon, styles and models hold.
 
     It does not change with where it is made and by how many.
     """
@@ -170,12 +165,30 @@ def run_key(config: SynthesisConfig) -> str:
             "speech": {"coqui": {"workers", "gpus"}},
             "augmentation": {"cuda"},
             "verification": {"workers", "gpus"},
+            "manifests": {"licence"},
         },
     )
-    stages = [stage for group in groups(config) for stage in getattr(group, "stages", [])]
-    versions = [(stage.name, stage.version) for stage in (getattr(stage, "func", stage) for stage in stages)]
-    styles = [repr(style) for style in all_styles(config.transcripts)]
-    recogniser = config.verification.recogniser
-    heard_by = file_id(Path(recogniser)) if config.verification.enabled and recogniser else None
+    steps = [step for group in groups(config) for step in (group.stages if isinstance(group, Group) else [group])]
+    versions = [(step.name, step.version) for step in map(stage_class, steps)]
     terms = [asdict(term) for terms in open_lexicon(config.lexicon) for term in terms]
-    return content_id(settings, terms, styles, versions, heard_by, check_augmentation(config.augmentation))
+    located = _located(config)
+    recogniser = located.verification.recogniser
+    heard_by = file_id(Path(recogniser)) if config.verification.enabled and recogniser else None
+    return content_id(
+        settings,
+        terms,
+        _generator(config).identity(),
+        versions,
+        heard_by,
+        check_augmentation(config.augmentation),
+        *_voice_files(located.speech),
+    )
+
+
+def _voice_files(config: SpeechConfig) -> list[str]:
+    """Of what a neural voice comes from: a model's folder, its vocoder's, and the recordings that it clones."""
+    if config.engine != "coqui":
+        return []
+    models = [Path(model) for model in (config.coqui.model, config.coqui.vocoder) if model]
+    folders = [*(model if model.is_dir() else model.parent for model in models), config.coqui.reference_clips]
+    return [path_id(folder) for folder in folders if folder and folder.exists()]  # what is not is refused later

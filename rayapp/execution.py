@@ -28,7 +28,7 @@ from rayapp.ray_session import require_room
 from rayapp.records import Utterance, short_reason
 from rayapp.stage import Resources, stage_class
 from rayapp.storage import join, list_files, open_filesystem, remove_file, write_file
-from rayapp.workers import Board, Sink, Source, StageProgress, Worker, pack
+from rayapp.workers import BUSY_SECONDS, Board, Sink, Source, StageProgress, Worker, pack
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -62,7 +62,9 @@ class DatasetGroup:
 
     name: str
     apply: Callable[[Dataset], Dataset]
-    """Gets and returns rows of `pack`ed utterances."""
+    """Gets and returns rows of `pack`ed utterances, to which it may add `BUSY_SECONDS`."""
+    version: int = 1
+    """See `rayapp.stage.Stage.version`."""
     workers: int = 1
     resources: Resources = field(default_factory=Resources)
 
@@ -145,7 +147,9 @@ def _stream(plan: str, groups: Sequence[AnyGroup], source: Source, sink: Sink, b
         dataset = dataset.map_batches(_read, fn_args=(source,), num_cpus=0, **_WHOLE_BLOCKS)
     for number, group in enumerate(groups):
         if isinstance(group, DatasetGroup):
-            dataset = group.apply(dataset)
+            dataset = group.apply(dataset).map_batches(
+                _count, fn_kwargs={"name": group.name, "board": board}, num_cpus=0, **_WHOLE_BLOCKS
+            )
             continue
         first, last = number == 0, number == len(groups) - 1
         dataset = _add_group(dataset, group, source if first else None, sink if last else None, board)
@@ -209,6 +213,13 @@ class _Pieces:
                 todo = [slot for slot in read_piece(self.plan, number) if slot.slot_id not in committed]
                 if todo:
                     yield [Utterance(slot) for slot in todo]
+
+
+def _count(table: pa.Table, name: str, board: Any) -> pa.Table:
+    """Tell the board what a library's own operators tell in their rows."""
+    if BUSY_SECONDS in table.column_names and table.num_rows:
+        board.count.remote(table.num_rows, {name: pc.sum(table[BUSY_SECONDS]).as_py()})
+    return table
 
 
 def _read(bundle: pa.Table, source: Source) -> Iterator[pa.Table]:

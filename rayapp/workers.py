@@ -19,6 +19,8 @@ from rayapp.stage import run_stages, stage_class
 _logger = logging.getLogger(__name__)
 _UTTERANCE = "utterance"
 """The column that travels between groups: utterances, pickled. Only our own workers write it."""
+BUSY_SECONDS = "busy_seconds"
+"""Column that a library's own operators may add: how long they were busy with each utterance."""
 _MOST_DEATHS = 8
 """Of a worker in a row, without finishing anything: it is more than an utterance that kills it needs."""
 _MOST_TRIES = 2

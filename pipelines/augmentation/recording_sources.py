@@ -13,13 +13,11 @@ from pyarrow import fs
 from pipelines.augmentation.sides import Side
 from rayapp.errors import UserError
 from rayapp.ids import content_share
-from rayapp.manifest import Manifest
+from rayapp.manifest import UNKNOWN_LICENCE, Manifest
 from rayapp.storage import key_of, open_filesystem
 
 _SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 _TEST_SHARE = 0.25
-UNKNOWN = "unknown"
-"""The licence of a recording that nothing tells of."""
 
 
 class Recording(NamedTuple):
@@ -96,7 +94,7 @@ class FolderSource:
 
 
 class ManifestSource:
-    """The utterances of one of our manifests, of all its splits; a column `licence` tells theirs."""
+    """The utterances of one of our manifests, of all its splits; a column `licence` tells theirs, or else the card."""
 
     def __init__(self, location: str) -> None:
         self.manifest = Manifest(location)
@@ -104,13 +102,15 @@ class ManifestSource:
 
     def recordings(self) -> list[Recording]:
         recordings = []
+        of_all = ", ".join(self.manifest.licences)
         for split in self.manifest.splits:
             licence = ["licence"] if "licence" in self.manifest.schema(split).names else []
             columns = ["utterance_id", "duration_seconds", "audio_hash", *licence]
             for row, values in enumerate(self.manifest.read(split, columns).to_pylist()):
                 name = values["utterance_id"] or f"{split}/{row}"  # manifests of other tools have none
                 self._rows[name] = split, row
-                recordings.append(_recording(name, values["duration_seconds"], values, values["audio_hash"]))
+                told = {"licence": values.get("licence") or of_all}
+                recordings.append(_recording(name, values["duration_seconds"], told, values["audio_hash"]))
         if not recordings:
             raise UserError(f"manifest {self.manifest.location} has no utterances to take as backgrounds")
         return recordings
@@ -125,7 +125,7 @@ def _recording(name: str, size: float, told: Mapping[str, Any], hashed: str | No
     split = told.get("split") or side
     if split not in ("train", "test"):
         raise UserError(f"recording {name} has split {split!r}; train and test are the ones there are")
-    return Recording(name, size, told.get("licence") or told.get("license") or UNKNOWN, split)
+    return Recording(name, size, told.get("licence") or told.get("license") or UNKNOWN_LICENCE, split)
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, Any]]:

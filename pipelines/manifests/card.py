@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -12,6 +12,8 @@ from pipelines.manifests.figures import Figures, Tally, measure
 from rayapp.manifest import Manifest
 from rayapp.storage import join, open_filesystem, write_file
 
+CLONED_VOICES = "cloned-voices"
+"""Tag of a card: voices were cloned from recordings of people."""
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _BESIDE = {
     "config.json": "the settings in force",
@@ -31,28 +33,40 @@ _TITLES = {
 }
 
 
-def write_card(location: str, name: str, *, licence: str = "cc-by-4.0") -> None:
+def write_card(location: str, name: str, licences: Sequence[str], *, cloned_voices: bool = False) -> None:
     """Write the `README.md` of the manifest whose shards lie in `location`, which need not be published yet.
 
-    licence: as Hugging Face names it (https://huggingface.co/docs/hub/repositories-licenses).
+    licences: as Hugging Face names them (https://huggingface.co/docs/hub/repositories-licenses); several where the
+        manifest was merged from manifests whose licences differ.
     """
     figures = measure(Manifest.being_written(location))
-    front = yaml.safe_dump(card_metadata(figures, name, licence), sort_keys=False, allow_unicode=True)
-    sections = (f"# {name}", *_introduction(figures), *_origin(figures, location), *_contents(figures))
+    metadata = card_metadata(figures, name, licences, cloned_voices=cloned_voices)
+    front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
+    people = list(_people(figures, cloned_voices=cloned_voices))
+    sections = (
+        f"# {name}",
+        *_introduction(figures, people),
+        *_origin(figures, location),
+        *_licences(figures, licences),
+        *_contents(figures),
+    )
     body = "\n\n".join(sections)
     write_file(join(location, "README.md"), f"---\n{front}---\n\n{body}\n".encode())
 
 
-def card_metadata(figures: Figures, name: str, licence: str) -> dict[str, Any]:
-    """What Hugging Face's hub and `datasets.load_dataset` read of a card."""
+def card_metadata(
+    figures: Figures, name: str, licences: Sequence[str], *, cloned_voices: bool = False
+) -> dict[str, Any]:
+    """What Hugging Face's hub and `datasets.load_dataset` read of a card; `licenses` is for `Manifest.licences`."""
     splits = figures.tallies.get("split", {})
+    kinds = [*(["synthetic"] if _is_synthetic(figures) else []), *([CLONED_VOICES] if cloned_voices else [])]
     return {
         "pretty_name": name,
-        "license": licence,
+        **({"license": licences[0]} if len(licences) == 1 else {"license": "other", "licenses": list(licences)}),
         "language": [language for language in figures.tallies.get("language", {}) if language != "none"],
         "task_categories": ["automatic-speech-recognition"],
         "size_categories": [next((size for bound, size in _SIZES if figures.utterances < bound), "n>1M")],
-        "tags": ["audio", "speech", "rayapp", *(["synthetic"] if _is_synthetic(figures) else [])],
+        "tags": ["audio", "speech", "rayapp", *kinds],
         "configs": [
             {
                 "config_name": "default",
@@ -66,9 +80,20 @@ def _is_synthetic(figures: Figures) -> bool:
     return "none" not in figures.tallies.get("engine", {"none": Tally()})
 
 
-def _introduction(figures: Figures) -> Iterator[str]:
-    kind = "synthetic speech: no human voice, no patient data" if _is_synthetic(figures) else "speech"
-    yield f"{figures.utterances} utterances, {_hours(figures.seconds)} hours of {kind}. 16 kHz mono FLAC."
+def _people(figures: Figures, *, cloned_voices: bool) -> Iterator[str]:
+    """Where people come into synthetic speech."""
+    if cloned_voices:
+        yield "Voices were cloned from recordings of people."
+    if backgrounds := figures.licences.get("noise"):
+        yield f"{backgrounds.total()} utterances have recorded backgrounds, in which people may be heard."
+
+
+def _introduction(figures: Figures, people: Sequence[str]) -> Iterator[str]:
+    kind = "synthetic speech" if _is_synthetic(figures) else "speech"
+    nobody = ": nobody was recorded, no patient data" if _is_synthetic(figures) and not people else ""
+    yield f"{figures.utterances} utterances, {_hours(figures.seconds)} hours of {kind}{nobody}. 16 kHz mono FLAC."
+    if people:
+        yield " ".join(people)
     yield (
         "```python\n"
         "from datasets import Audio, load_dataset\n\n"
@@ -86,6 +111,23 @@ def _origin(figures: Figures, location: str) -> Iterator[str]:
     ]
     lines += [f"- `{file}`: {what}" for file, what in _BESIDE.items() if _is_there(join(location, file))]
     yield "\n".join(lines)
+
+
+def _licences(figures: Figures, licences: Sequence[str]) -> Iterator[str]:
+    yield "## Licence" if len(licences) == 1 else "## Licences"
+    if len(licences) == 1:
+        yield f"`{licences[0]}`"
+    else:
+        named = ", ".join(f"`{licence}`" for licence in licences)
+        yield f"It was merged from manifests of different licences: {named}. `sources.json` tells which has which."
+    if figures.licences:
+        yield "Recordings of others are in it, each under a licence of its own:"
+        rows = {
+            f"{step}: {licence}": [str(count)]
+            for step, licences_of_step in figures.licences.items()
+            for licence, count in licences_of_step.most_common()
+        }
+        yield _table(["step, and licence of the recording", "utterances"], rows)
 
 
 def _contents(figures: Figures) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+
+from pydantic import Field, field_validator
 
 from rayapp.config import StepConfig
 
@@ -36,6 +38,18 @@ class ManifestsConfig(StepConfig):
     sizes: SizesConfig = SizesConfig()
     """Utterances per split."""
     max_rejected_share: float = Field(default=0.05, ge=0, le=1)
-    """A run fails when more of its utterances are rejected."""
+    """A run fails when more of its utterances are rejected. Repeats that are set aside do not count: they were good."""
     shard_mb: int = Field(default=512, ge=1)
     """Largest shard."""
+    licence: str = "cc-by-4.0"
+    """What the dataset card says of the manifest, by Hugging Face's name of the licence; nothing else depends on it."""
+
+    @field_validator("licence")
+    @classmethod
+    def _licence_is_named_as_the_hub_has_it(cls, licence: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
+            raise ValueError(
+                f"{licence!r} is not how Hugging Face names a licence; give one such as cc-by-4.0, apache-2.0 or other "
+                "(https://huggingface.co/docs/hub/repositories-licenses lists them)"
+            )
+        return licence

@@ -53,6 +53,8 @@ class Figures:
     """By accent."""
     steps: Counter[str] = field(default_factory=Counter)
     """How many utterances each transform was applied to, by name and version: `noise v1`."""
+    licences: dict[str, Counter[str]] = field(default_factory=dict)
+    """How many utterances have a recording in them, by the transform that took it, then by the recording's licence."""
     quality: dict[str, Mean] = field(default_factory=dict)
     """By figure; those that no row has are left out."""
     rejections: Counter[str] = field(default_factory=Counter)
@@ -74,6 +76,7 @@ class Figures:
             **{f"by_{name}": {k: vars(tally) for k, tally in each.items()} for name, each in self.tallies.items()},
             "voices_by_accent": {accent: sorted(voices) for accent, voices in self.voices.items()},
             "steps": dict(self.steps),
+            "licences_by_step": {step: dict(licences) for step, licences in self.licences.items()},
             "quality": {
                 name: {"utterances": mean.utterances, "mean": mean.mean} for name, mean in self.quality.items()
             },
@@ -119,8 +122,10 @@ def _add(figures: Figures, split: str, batch: pa.RecordBatch) -> None:
     accents, voices = (_named(batch[name]).to_pylist() for name in ("accent", "voice"))
     for accent, voice in set(zip(accents, voices, strict=True)):
         figures.voices.setdefault(accent, set()).add(voice)
-    for steps in batch["steps"].to_pylist():
-        figures.steps.update(f"{step['name']} v{step['version']}" for step in json.loads(steps or "[]"))
+    for step in (step for steps in batch["steps"].to_pylist() for step in json.loads(steps or "[]")):
+        figures.steps[f"{step['name']} v{step['version']}"] += 1
+        if licence := step.get("params", {}).get("licence"):
+            figures.licences.setdefault(step["name"], Counter())[str(licence)] += 1
     for name in _QUALITY:
         if told := pc.count(batch[name]).as_py():
             mean = figures.quality.setdefault(name, Mean())

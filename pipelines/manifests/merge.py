@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.manifests.card import write_card
+from pipelines.manifests.card import CLONED_VOICES, write_card
 from pipelines.manifests.repeats import Part, find_kept
 from rayapp.errors import UserError
 from rayapp.ids import content_id
@@ -39,7 +39,8 @@ class Merged:
 def merge(locations: Sequence[str], output: str, progress: Progress = lambda done, total: None) -> Merged:
     """Write the rows of several manifests, in their order, as one manifest with a card and a `sources.json`.
 
-    A row is written once, and a rejected one only where the same utterance was not made after all.
+    A row is written once, and a rejected one only where the same utterance was not made after all. The card names the
+    licences of all of them.
 
     Raises `UserError` for manifests whose columns differ, and for rows that have the same ID and differ.
     """
@@ -48,7 +49,9 @@ def merge(locations: Sequence[str], output: str, progress: Progress = lambda don
     parts = find_kept(manifests)
     if (key := key_of(output)) is not None and not key.startswith("merge-"):
         raise UserError(f"{output} exists and was not made by a merge; it would be replaced: choose another folder")
-    sources = [{"manifest": str(location), "key": key_of(location)} for location in locations]
+    sources = [{"manifest": str(m.location), "key": key_of(m.location), "licences": m.licences} for m in manifests]
+    licences = sorted({licence for manifest in manifests for licence in manifest.licences})
+    cloned_voices = any(CLONED_VOICES in (manifest.card().get("tags") or []) for manifest in manifests)
     total, done = sum(part.rows_kept for part in parts), 0
     with published_location(output, f"merge-{content_id(sources)}") as folder:
         for split in sorted({part.split for part in parts}):
@@ -56,7 +59,7 @@ def merge(locations: Sequence[str], output: str, progress: Progress = lambda don
                 done += rows
                 progress(done, total)
         write_file(join(folder, "sources.json"), json.dumps(sources, indent=2).encode())
-        write_card(folder, name_of(output))
+        write_card(folder, name_of(output), licences, cloned_voices=cloned_voices)
     return Merged(total, sum(len(part.kept) for part in parts) - total)
 
 

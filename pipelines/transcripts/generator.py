@@ -1,13 +1,18 @@
-"""What a writer of sentences is, whatever writes them: the shapes that grammars and language models share."""
+"""What a generator of sentences is, whatever writes them: the shapes that grammars and language models share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from pipelines.transcripts.grammar import Pattern
+    from rayapp.execution import AnyGroup
+    from rayapp.stage import BatchStage, Stage
+
+Step: TypeAlias = "AnyGroup | Callable[[], Stage | BatchStage]"
+"""A group of the stream, or what makes a stage in the workers that all CPU work shares."""
 
 
 class Style(Protocol):
@@ -44,3 +49,25 @@ class Draft:
     """As the recogniser should write it."""
     turns: tuple[tuple[str, str], ...] = ()
     """(role, written) in order, for dialogues; else empty."""
+
+
+class Generator(Protocol):
+    """Writes the sentences of a run. Cheap to make: what it loads or opens, its steps do, in their workers."""
+
+    def check(self) -> None:
+        """Raises `UserError` for what would fail in every slot: files, a model or a server that are not there."""
+        ...
+
+    def steps(self) -> Sequence[Step]:
+        """What gives each utterance of the stream its transcript, in order.
+
+        Raises `UserError` for settings that do not suit one another, without asking anybody.
+        """
+        ...
+
+    def identity(self) -> Sequence[str]:
+        """What its sentences depend on besides its settings: the contents of styles, models and templates.
+
+        Part of the key of a run: what was made before one of them changed is not taken for what would be made now.
+        """
+        ...

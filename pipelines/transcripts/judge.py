@@ -1,4 +1,4 @@
-"""A language model that scores what another wrote, so that sentences nobody would say are set aside."""
+"""A language model that scores what another wrote, and the stage that sets aside what nobody would say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pipelines.transcripts.chat_server import ChatServer
 from pipelines.transcripts.config import JudgeConfig, OpenAIConfig
 from pipelines.transcripts.generator import Draft
 from rayapp.errors import RejectedError
-from rayapp.records import Slot
+from rayapp.records import Slot, Transcript, Utterance
+from rayapp.stage import BatchStage, Resources
 
 _RUBRIC = """\
 You judge sentences that will be spoken to train a medical speech recogniser. Score the text from 1 to 5:
@@ -27,6 +28,33 @@ _SCHEMA = {
     "additionalProperties": False,
 }
 _SCORE = re.compile(r'"score"\s*:\s*([1-5])\b(?!\.\d)')
+
+
+class JudgeTranscript(BatchStage):
+    """Sets aside what a language model finds unlikely to be said."""
+
+    name = "judge"
+    version = 1
+    resources = Resources(cpus=0.0)  # it waits
+    batch_size = 16
+
+    def __init__(self, config: JudgeConfig) -> None:
+        self.min_score = config.min_score
+        self.judge = Judge(config)
+
+    def on_batch(self, utterances: Sequence[Utterance]) -> list[Utterance | Exception]:
+        scores = self.judge.scores([(u.slot, _draft(u.transcript)) for u in utterances if u.transcript])
+        return [self._outcome(u, score) for u, score in zip(utterances, scores, strict=True)]
+
+    def _outcome(self, utterance: Utterance, score: int | Exception) -> Utterance | Exception:
+        if isinstance(score, Exception) or score >= self.min_score:
+            return score if isinstance(score, Exception) else utterance
+        return RejectedError(f"scored {score}, below {self.min_score}")
+
+
+def _draft(transcript: Transcript) -> Draft:
+    turns = tuple((span.role, span.text) for span in transcript.spans if span.role)
+    return Draft(transcript.text, turns)
 
 
 class Judge:

@@ -3,66 +3,100 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pipelines.transcripts.answers import parse_answer
-from pipelines.transcripts.config import VllmConfig
-from pipelines.transcripts.generator import Draft
+from pipelines.transcripts.config import TranscriptsConfig, VllmConfig
+from pipelines.transcripts.generator import Generator, Step
 from pipelines.transcripts.prompts import PromptSet
+from pipelines.transcripts.styles import prompt_sets, style_contents
+from pipelines.transcripts.write import chosen
 from rayapp.errors import RejectedError, UserError
 from rayapp.execution import DatasetGroup
-from rayapp.records import Slot, Utterance
-from rayapp.stage import Resources
-from rayapp.workers import pack, unpack
+from rayapp.ids import path_id
+from rayapp.records import Slot, Term, Utterance
+from rayapp.stage import Resources, Stage, run_stages
+from rayapp.workers import BUSY_SECONDS, pack, unpack
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-Outcome: TypeAlias = Sequence[Draft] | Exception
-Then: TypeAlias = Callable[[list[Utterance], list[Outcome]], list[Utterance]]
-"""What becomes of utterances once their drafts are there; travels to the workers, and keeps the order."""
+_logger = logging.getLogger(__name__)
 _RESTARTS = 4
 """Of each engine, where it dies: Ray Data would restart one that cannot work for ever."""
 _RUN_BY_OTHERS: dict[str, Any] = {"num_cpus": 0}
 """Light work between the engines' turns: it must not wait for a CPU that a resident worker holds."""
+_HUB_NAME = re.compile(r"([\w-][\w.-]*(?:/[\w.-]+)?)(?::[\w.-]+)?")
+"""`OWNER/NAME`, or `OWNER/NAME:QUANTISATION` of GGUF files."""
+_ERROR = "__inference_error__"
+"""Ray Data's column of what went wrong with a row, empty where nothing did; rows with an error skip the engine."""
 
 
-def vllm_group(config: VllmConfig, styles: Mapping[str, PromptSet], then: Then) -> DatasetGroup:
-    """The step that gives each slot its drafts, and hands them to `then`.
+class VllmGenerator(Generator):
+    """Has vLLM write the sentences, on this cluster."""
 
-    Raises `UserError` for a number of GPUs that does not suit the engine, or files that are not there.
-    """
-    processor = _processor_settings(config)
+    version = 1
+    """Raise it when the same slot would read differently."""
 
-    def apply(dataset: Dataset) -> Dataset:
-        from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+    def __init__(self, config: TranscriptsConfig, held_out: Sequence[Term]) -> None:
+        """held_out: terms that no sentence of training or validation may have."""
+        self.config, self.held_out = config, held_out
+        self.settings = config.vllm
 
-        write = build_processor(
-            vLLMEngineProcessorConfig(**processor),
-            preprocess=partial(_request, config=config, styles=styles),
-            preprocess_map_kwargs=_RUN_BY_OTHERS,
-            postprocess_map_kwargs=_RUN_BY_OTHERS,
-        )
-        write.get_stage_by_name("vLLMEngineStage").map_batches_kwargs["max_restarts"] = _RESTARTS
-        return write(dataset).map_batches(
-            _hand_over,
-            fn_kwargs={"styles": styles, "then": then},
-            batch_size=None,
-            batch_format="pyarrow",
-            **_RUN_BY_OTHERS,
-        )
+    def check(self) -> None:
+        """Raises `UserError` for a model, adapter or template that is not there, or GPUs that do not suit."""
+        _processor_settings(self.settings)
+        _model_id(self.settings)
 
-    return DatasetGroup("vllm", apply, config.workers, Resources(cpus=1.0, gpus=config.gpus))
+    def steps(self) -> list[Step]:
+        """Raises `UserError` for a number of GPUs that does not suit the engine, or files that are not there."""
+        settings, processor = self.settings, _processor_settings(self.settings)
+        styles = prompt_sets(self.config)
+        choose = partial(ChooseTranscript, config=self.config, styles=styles, held_out=self.held_out)
+
+        def apply(dataset: Dataset) -> Dataset:
+            from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+            write = build_processor(
+                vLLMEngineProcessorConfig(**processor),
+                preprocess=partial(request, config=settings, styles=styles),
+                preprocess_map_kwargs=_RUN_BY_OTHERS,
+                postprocess_map_kwargs=_RUN_BY_OTHERS,
+            )
+            engine = write.get_stage_by_name("vLLMEngineStage")
+            engine.map_batches_kwargs["max_restarts"] = _RESTARTS
+            # A copy: setting a field would work out anew which GPUs it wants, from settings it has used up.
+            write.stages["vLLMEngineStage"] = engine.model_copy(update={"fn": _timed(engine.fn)})
+            return write(dataset).map_batches(
+                hand_over, fn_kwargs={"choose": choose}, batch_size=None, batch_format="pyarrow", **_RUN_BY_OTHERS
+            )
+
+        return [DatasetGroup("vllm", apply, self.version, settings.workers, Resources(cpus=1.0, gpus=settings.gpus))]
+
+    def identity(self) -> list[str]:
+        settings = self.settings
+        remote, adapter = _lora(settings)
+        return [
+            *style_contents(self.config),
+            _model_id(settings),
+            # Only the engines fetch a remote adapter; its location, which is a setting, is all that is known of it.
+            path_id(Path(adapter)) if adapter and not remote else "",
+            _read("chat_template", settings.chat_template) if settings.chat_template else "",
+        ]
 
 
 def _processor_settings(config: VllmConfig) -> dict[str, Any]:
     """Of `vLLMEngineProcessorConfig`."""
+    _require_model(config.model)
     template = _read("chat_template", config.chat_template) if config.chat_template else None
     devices = config.engine.get("tensor_parallel_size", 1) * config.engine.get("pipeline_parallel_size", 1)
     if config.gpus not in (0, devices) and not (devices == 1 and config.gpus < 1):
@@ -133,16 +167,59 @@ def _read(key: str, path: str) -> str:
         raise UserError(f"vllm.{key}: {path} cannot be read ({error.strerror})") from None
 
 
-def _request(row: dict[str, Any], config: VllmConfig, styles: Mapping[str, PromptSet]) -> dict[str, Any]:
-    """What an utterance's row gains for the engine."""
+def _require_model(model: str) -> None:
+    """Raises `UserError` for what is neither here, nor at a remote location, nor a name that the hub could have."""
+    if not (Path(model).exists() or "://" in model or _HUB_NAME.fullmatch(model)):
+        raise UserError(
+            f"vllm.model: {model} is not there; give the folder of a model that this machine and the workers see, or "
+            "a name of Hugging Face's hub such as meta-llama/Llama-3.1-8B-Instruct"
+        )
+
+
+def _model_id(config: VllmConfig) -> str:
+    """What a model holds, or of the hub's the commit; empty for what is only known by its name.
+
+    Of the hub's, as the cache has it. Where it has none, config.json is fetched: a run then has the same key before
+    and after the engines fetched the rest.
+
+    Raises `UserError` for a model that the hub does not have, or not for everybody.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if Path(config.model).exists():
+        return path_id(Path(config.model))
+    name = _HUB_NAME.fullmatch(config.model)
+    if not name:
+        return ""
+    revision = config.engine.get("revision")
+    cached = try_to_load_from_cache(name[1], "config.json", revision=revision)
+    try:
+        file = cached if isinstance(cached, str) else hf_hub_download(name[1], "config.json", revision=revision)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise UserError(
+            f"vllm.model: the hub does not give {config.model} ({type(error).__name__}); correct the name, accept the "
+            "model's terms on its page, or set HF_TOKEN to the token of somebody who may read it"
+        ) from None
+    except (OSError, EntryNotFoundError):  # no network, and not on this machine; the engines' may have it
+        return ""
+    return Path(file).parent.name
+
+
+def request(row: dict[str, Any], config: VllmConfig, styles: Mapping[str, PromptSet]) -> dict[str, Any]:
+    """What an utterance's row gains for the engine; where it cannot be asked for, the error that costs the row."""
     slot = unpack(pa.Table.from_pylist([row]))[0].slot
-    style = styles[slot.style]
-    request: dict[str, Any] = {
-        "messages": style.messages(slot, config.candidates),
-        "sampling_params": _sampling(slot, style, config),
-    }
+    try:
+        style = styles[slot.style]
+        asked = {
+            "messages": style.messages(slot, config.candidates),
+            "sampling_params": _sampling(slot, style, config),
+        }
+    except Exception as error:  # without its own words: they may quote the prompt
+        _logger.error("no request could be made for slot %s: %s", slot.slot_id, type(error).__name__)
+        return {_ERROR: type(error).__name__}
     name = _lora(config)[1]
-    return request | ({"model": name} if name else {})
+    return asked | {_ERROR: ""} | ({"model": name} if name else {})
 
 
 def _sampling(slot: Slot, style: PromptSet, config: VllmConfig) -> dict[str, Any]:
@@ -156,20 +233,72 @@ def _sampling(slot: Slot, style: PromptSet, config: VllmConfig) -> dict[str, Any
     return sampling
 
 
-def _hand_over(table: pa.Table, styles: Mapping[str, PromptSet], then: Then) -> pa.Table:
+def _timed(engine: Any) -> Any:
+    """The class of an engine that tells of each row how long it was busy with it, in the column `BUSY_SECONDS`.
+
+    An engine has many batches at a time. The time since the last batch was done, or since there was nothing to do,
+    counts for the batch that is done next, in equal parts for its rows. So all rows together have the time in which
+    the engine had work, and none of it twice.
+    """
+
+    class Timed(engine):  # type: ignore[misc]
+        _batches = 0
+        _since = 0.0
+
+        async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+            if not self._batches:
+                self._since = time.perf_counter()
+            self._batches += 1
+            try:
+                answers = [answer async for answer in super().udf(batch)]
+            finally:
+                self._batches -= 1
+            now = time.perf_counter()
+            busy, self._since = (now - self._since) / len(batch), now
+            for answer in answers:
+                yield answer | {BUSY_SECONDS: busy}
+
+    return Timed
+
+
+class ChooseTranscript(Stage):
+    """Takes the first of an engine's sentences that will do; made for one table, with its answers."""
+
+    name = "transcript"
+    version = VllmGenerator.version
+    resources = Resources(cpus=0.0)
+
+    def __init__(
+        self,
+        answers: Mapping[str, tuple[str, str]],
+        config: TranscriptsConfig,
+        styles: Mapping[str, PromptSet],
+        held_out: Sequence[Term],
+    ) -> None:
+        """answers: what the engine wrote, and its error, by slot."""
+        self.answers, self.config, self.styles, self.held_out = answers, config, styles, held_out
+
+    def __call__(self, utterance: Utterance) -> Utterance:
+        answer, error = self.answers[utterance.slot.slot_id]
+        if error:  # the kind; the rest quotes the prompt
+            raise RejectedError(f"the engine gave no answer: {error.partition(':')[0]}")
+        drafts = parse_answer(answer, self.styles[utterance.slot.style].roles)
+        outcome = chosen(utterance, drafts, self.config, self.held_out)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def hand_over(table: pa.Table, choose: Callable[[Mapping[str, tuple[str, str]]], Stage]) -> pa.Table:
+    """The rows that an engine has answered, as the next group takes them; whatever is wrong with one costs it alone."""
     utterances = unpack(table)
-    answers = zip(table["generated_text"].to_pylist(), table["__inference_error__"].to_pylist(), strict=True)
-    outcomes = [
-        _outcome(answer, error, styles[utterance.slot.style])
-        for utterance, (answer, error) in zip(utterances, answers, strict=True)
-    ]
-    return pack(then(utterances, outcomes))
+    answers = zip(_column(table, "generated_text", ""), _column(table, _ERROR, ""), strict=True)
+    stage = choose({u.slot.slot_id: answer for u, answer in zip(utterances, answers, strict=True)})
+    done = pack(run_stages([stage], utterances))
+    return done.append_column(BUSY_SECONDS, pa.array(_column(table, BUSY_SECONDS, 0.0), pa.float64()))
 
 
-def _outcome(answer: str, error: str, style: PromptSet) -> Outcome:
-    if error:
-        return RejectedError(f"the engine failed: {error.partition(':')[0]}")  # the kind; the rest quotes the prompt
-    try:
-        return parse_answer(answer, style.roles)
-    except RejectedError as rejection:
-        return rejection
+def _column(table: pa.Table, name: str, default: Any) -> list[Any]:
+    """A column, with the default in the place of what is not there: rows that skip the engine have nothing of it."""
+    values = table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
+    return [default if value is None else value for value in values]

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pipelines.transcripts.checks import problem
-from pipelines.transcripts.config import JudgeConfig, TranscriptsConfig
+from pipelines.transcripts.config import TranscriptsConfig
 from pipelines.transcripts.generator import Draft, Style
 from pipelines.transcripts.grammar import Grammar
 from pipelines.transcripts.occurrences import occurrences
 from pipelines.transcripts.scripts import spaced
 from pipelines.transcripts.spans import split_by_language
 from pipelines.transcripts.splits import side_of_split, side_of_text
-from pipelines.transcripts.styles import open_style, prompt_sets
+from pipelines.transcripts.styles import open_style
 from pipelines.transcripts.verbalise import spoken_form
 from rayapp.errors import RejectedError
 from rayapp.records import Slot, Span, Term, Transcript, Utterance
 from rayapp.stage import BatchStage, Resources
-
-if TYPE_CHECKING:
-    from pipelines.transcripts.openai_server import OpenAIGenerator
 
 
 class WriteTranscript(BatchStage):
@@ -44,56 +40,6 @@ class WriteTranscript(BatchStage):
         rng = slot.rng("transcript")
         for _ in range(self.config.max_draws):
             yield grammar.write(slot.prompt, slot.term, rng, slot.companions)
-
-
-class AskForTranscript(BatchStage):
-    """Asks a server for sentences, and takes the first that passes the checks and belongs to the slot's split."""
-
-    name = "transcript"
-    version = 3
-    resources = Resources(cpus=0.0)  # it waits
-
-    def __init__(self, config: TranscriptsConfig, held_out: Sequence[Term]) -> None:
-        """held_out: terms that no sentence of training or validation may have."""
-        self.config, self.held_out = config, held_out
-        self.batch_size = config.openai.concurrency * 2
-        self.generator = _server(config)
-
-    def on_batch(self, utterances: Sequence[Utterance]) -> list[Utterance | Exception]:
-        written = self.generator.drafts([utterance.slot for utterance in utterances])
-        return [
-            chosen(utterance, drafts, self.config, self.held_out)
-            for utterance, drafts in zip(utterances, written, strict=True)
-        ]
-
-
-class JudgeTranscript(BatchStage):
-    """Sets aside what a language model finds unlikely to be said."""
-
-    name = "judge"
-    version = 1
-    resources = Resources(cpus=0.0)  # it waits
-    batch_size = 16
-
-    def __init__(self, config: JudgeConfig) -> None:
-        from pipelines.transcripts.judge import Judge
-
-        self.min_score = config.min_score
-        self.judge = Judge(config)
-
-    def on_batch(self, utterances: Sequence[Utterance]) -> list[Utterance | Exception]:
-        scores = self.judge.scores([(u.slot, _draft(u.transcript)) for u in utterances if u.transcript])
-        return [self._outcome(u, score) for u, score in zip(utterances, scores, strict=True)]
-
-    def _outcome(self, utterance: Utterance, score: int | Exception) -> Utterance | Exception:
-        if isinstance(score, Exception) or score >= self.min_score:
-            return score if isinstance(score, Exception) else utterance
-        return RejectedError(f"scored {score}, below {self.min_score}")
-
-
-def _draft(transcript: Transcript) -> Draft:
-    turns = tuple((span.role, span.text) for span in transcript.spans if span.role)
-    return Draft(transcript.text, turns)
 
 
 def chosen(
@@ -149,19 +95,3 @@ def _transcript(draft: Draft, slot: Slot, style: Style, config: TranscriptsConfi
 def _spans(text: str, role: str, terms: Sequence[Term], language: str) -> Iterator[Span]:
     for span in split_by_language(text, text, language, terms, role):
         yield replace(span, spoken=spoken_form(span.text, span.language, terms))
-
-
-def check_server(config: TranscriptsConfig) -> None:
-    """Raises `UserError` where a server that will be asked does not answer, or has no such model."""
-    if config.generator == "openai":
-        _server(config).check()
-    if config.judge:
-        from pipelines.transcripts.judge import Judge
-
-        Judge(config.judge).check()
-
-
-def _server(config: TranscriptsConfig) -> OpenAIGenerator:
-    from pipelines.transcripts.openai_server import OpenAIGenerator
-
-    return OpenAIGenerator(config.openai, prompt_sets(config))

@@ -44,7 +44,8 @@ class VerificationConfig(StepConfig):
     enabled: bool = False
     """Whether utterances are verified at all."""
     recogniser: str | None = None
-    """Path of a `.nemo` file that hears every utterance; without it, only the signal and the phonemes are checked."""
+    """Who hears every utterance: path of a `.nemo` file, `NAME@ALIAS` of the registry, or a name of Hugging Face's hub;
+    without it, only the signal and the phonemes are checked."""
     gpus: float = Field(default=0.0, ge=0)
     """GPUs of each worker that hears; 0 hears on CPUs, 0.25 lets four workers share one."""
     workers: int = Field(default=1, ge=1)

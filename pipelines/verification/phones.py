@@ -1,17 +1,21 @@
 """How far what a voice said is from how a term should be said.
 
 A recogniser is no judge of that: the terms are the words that it does not know. Where the speech engine tells its
-phonemes, they are compared with the pronunciation instead.
+phonemes, they are compared with the pronunciation instead. Of other engines it is only known what they were given to
+say: that is compared, as a phonemiser reads it. It finds a term that a voice was given otherwise than the lexicon has
+it, such as by its letters; it cannot find what the voice made of it.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from pipelines.verification.units import occurrences, units_of
-from rayapp.records import PAUSE, Term, Transcript, Utterance
+from pipelines.verification.units import CJK, occurrences, units_of
+from rayapp.errors import RejectedError
+from rayapp.records import PAUSE, Span, Term, Transcript, Utterance
 
 Phonemiser: TypeAlias = Callable[[str, str], Sequence[str]]
 """From a text (IPA between slashes) and the name of a voice to the phonemes, as the voice's engine names them."""
@@ -21,6 +25,10 @@ _MARGIN_SECONDS = 0.6
 tells of no word, as of `humerus` in New York, whose `h` is silent."""
 _MARKS = re.compile(r"[^\w@&?]|_|(?<=.)[24-9]$")
 """Length, stress and variant in a name of espeak-ng. The vowels `0` and `3`, and diphthongs such as `aI3`, stay."""
+_SPOKEN_WORD = re.compile(rf"(?<![\w/])/[^/\s][^/]*/|[{CJK}]|[^\s{CJK}]+")
+"""IPA between slashes is one, whatever it holds."""
+_Pair: TypeAlias = tuple[Sequence[str], Sequence[str]]
+"""The phones of a pronunciation, and those that were said where it belongs."""
 
 
 def phone_distance(wanted: Sequence[str], said: Sequence[str]) -> float:
@@ -53,18 +61,60 @@ def bare_phones(symbols: Sequence[str]) -> list[str]:
     return [phone for symbol in symbols if symbol != PAUSE and (phone := _MARKS.sub("", symbol))]
 
 
-def worst_phone_distance(utterance: Utterance, phonemiser: Phonemiser) -> float | None:
-    """That of the term that is said worst; None where the engine tells no phonemes, or nobody knows what is right."""
+def worst_phone_distance(utterance: Utterance, phonemiser: Phonemiser, voices: Mapping[str, str]) -> float | None:
+    """That of the term that is said worst; None where nobody knows what is right, or nothing can be compared.
+
+    voices: what the phonemiser calls the voice of a language, where that is not the language's own code; for engines
+        that tell no phonemes.
+    """
+    pairs = _told(utterance, phonemiser) if utterance.phonemes else _given(utterance, phonemiser, voices)
+    return max((phone_distance(wanted, said) for wanted, said in pairs if wanted and said), default=None)
+
+
+def _told(utterance: Utterance, phonemiser: Phonemiser) -> Iterator[_Pair]:
+    """What the engine tells that it said."""
     assert utterance.transcript
-    distances = [
-        phone_distance(wanted, said)
-        for term in terms_of(utterance)
-        if (pronunciation := _pronunciation(term, utterance.transcript))
-        for start, end in _stretches(utterance, term)
-        if (said := _said(utterance, start, end))
-        and (wanted := bare_phones(phonemiser(pronunciation, _voice_at(utterance, start))))
-    ]
-    return max(distances, default=None)
+    for term in terms_of(utterance):
+        if pronunciation := _pronunciation(term, utterance.transcript):
+            for start, end in _stretches(utterance, term):
+                yield bare_phones(phonemiser(pronunciation, _voice_at(utterance, start))), _said(utterance, start, end)
+
+
+def _given(utterance: Utterance, phonemiser: Phonemiser, voices: Mapping[str, str]) -> Iterator[_Pair]:
+    """What the engine was given to say, as the phonemiser reads it. Only terms that the lexicon pronounces: the others
+    are given by their letters, and compared with nothing but these."""
+
+    def read(text: str, language: str) -> list[str]:
+        try:
+            return bare_phones(phonemiser(text, voices.get(language, language)))
+        except (ValueError, RejectedError):  # it has no voice of that language, or none for sounds in the IPA
+            return []
+
+    transcript = utterance.transcript
+    assert transcript
+    for term in (term for term in terms_of(utterance) if term.pronunciation):
+        for span in transcript.spans or (Span(transcript.text, transcript.spoken, transcript.language),):
+            for given in _given_for(term, span):
+                yield read(term.pronunciation or "", span.language), read(given, span.language)
+
+
+def _given_for(term: Term, span: Span) -> Iterator[str]:
+    """The stretch of the spoken form in which each occurrence of a term is said.
+
+    It lies between the nearest words that are said as they are written, and holds these two as well: they may be part
+    of the pronunciation.
+
+    >>> list(_given_for(Term("E11.9"), Span("He has E11.9, 2 years now", "he has E eleven point nine, two years now")))
+    ['has E eleven point nine, two years']
+    """
+    written = units_of(span.text)
+    said = [(u, m.span()) for m in _SPOKEN_WORD.finditer(span.spoken) for u in units_of(m[0]) or [m[0]]]
+    matcher = difflib.SequenceMatcher(None, written, [unit for unit, _ in said], autojunk=False)
+    same = {first + k: other + k for first, other, size in matcher.get_matching_blocks() for k in range(size)}
+    for place in occurrences(written, units_of(term.text)) if said else ():
+        before = max((there for here, there in same.items() if here < place.start), default=0)
+        after = min((there for here, there in same.items() if here >= place.stop), default=len(said) - 1)
+        yield span.spoken[said[before][1][0] : said[after][1][1]]
 
 
 def terms_of(utterance: Utterance) -> list[Term]:

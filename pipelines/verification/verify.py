@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,28 +12,39 @@ from pipelines.verification.config import VerificationConfig
 from pipelines.verification.measure import clipped_share, silence_share, speaking_rates
 from pipelines.verification.phones import Phonemiser, terms_of, worst_phone_distance
 from rayapp.asr.recogniser import Recogniser
+from rayapp.asr.resolve import resolve_recogniser
 from rayapp.errors import UserError
 from rayapp.records import Quality, Utterance
 from rayapp.stage import BatchStage, Resources, Stage
 
 
-def stages(config: VerificationConfig, phonemiser: Phonemiser) -> list[Callable[[], Stage | BatchStage]]:
+def stages(
+    config: VerificationConfig, phonemiser: Phonemiser, voices: Mapping[str, str]
+) -> list[Callable[[], Stage | BatchStage]]:
     """What a chain lists at its end: nothing where verification is disabled, and no `Listen` without a recogniser.
 
+    config: as `resolved` gives it.
     phonemiser: a function of a module, since it travels to the workers.
-    Raises `UserError` for a recogniser that is not there.
+    voices: what the phonemiser calls the voice of a language, where that is not the language's own code.
     """
     if not config.enabled:
         return []
-    verify = partial(Verify, config, phonemiser)
-    if config.recogniser is None:
-        return [verify]
-    if not Path(config.recogniser).is_file():
-        raise UserError(
-            f"verification.recogniser {config.recogniser} does not exist; give the path of a .nemo file, "
-            "or null to check the signal and the phonemes alone"
-        )
-    return [partial(Listen, config), verify]
+    verify = partial(Verify, config, phonemiser, voices)
+    return [partial(Listen, config), verify] if config.recogniser else [verify]
+
+
+def resolved(config: VerificationConfig) -> VerificationConfig:
+    """The same settings with a path in place of the recogniser's name, after fetching what is not here yet.
+
+    Raises `UserError` for a recogniser that is not there.
+    """
+    if not config.enabled or not config.recogniser:
+        return config
+    try:
+        path = resolve_recogniser(config.recogniser)
+    except UserError as error:
+        raise UserError(f"verification.recogniser: {error}; null checks the signal and the phonemes alone") from None
+    return config.model_copy(update={"recogniser": str(path)})
 
 
 class Listen(BatchStage):
@@ -71,12 +82,13 @@ class Verify(Stage):
     """
 
     name = "verify"
-    version = 1
+    version = 2
     resources = Resources(cpus=0.5)
 
-    def __init__(self, config: VerificationConfig, phonemiser: Phonemiser) -> None:
+    def __init__(self, config: VerificationConfig, phonemiser: Phonemiser, voices: Mapping[str, str]) -> None:
         self.config = config
         self.phonemiser = phonemiser
+        self.voices = voices
 
     def __call__(self, utterance: Utterance) -> Utterance:
         measured = self._measured(utterance)
@@ -92,7 +104,7 @@ class Verify(Stage):
             **rates._asdict(),
             clipped_share=clipped_share(audio),
             silence_share=silence_share(audio),
-            phone_distance=worst_phone_distance(utterance, self.phonemiser),
+            phone_distance=worst_phone_distance(utterance, self.phonemiser, self.voices),
         )
         heard = utterance.quality.heard
         return measured if heard is None else measured.with_quality(**vars(better_agreement(_forms(utterance), heard)))

@@ -1,4 +1,4 @@
-"""Well-known public models, and what they need. To use one, fetch its `.nemo` and give the path."""
+"""Well-known public models, and what they need; `rayapp.asr.resolve` fetches one by its name."""
 
 from __future__ import annotations
 

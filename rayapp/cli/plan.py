@@ -63,7 +63,10 @@ def _shown(told: Estimate) -> Iterator[RenderableType]:
         for style, count in styles.items():
             table.add_row(split, style, f"{count:,}")
     yield table
-    yield f"{told.slots:,} utterances, {told.hours:.2f} h of speech kept, {told.gigabytes:.3f} GB"
+    yield (
+        f"{told.slots:,} utterances, {told.slots_over_rounds:,} over all rounds: "
+        f"{told.hours:.2f} h of speech kept, {told.gigabytes:.3f} GB"
+    )
     yield (
         f"{told.cpu_hours:.2f} CPU-hours, {told.gpu_hours:.2f} GPU-hours, "
         f"{told.wall_hours * 60:.0f} minutes with the workers that are set"

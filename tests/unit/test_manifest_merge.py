@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.manifests import merge as merging
+from pipelines.manifests.card import write_card
 from pipelines.manifests.diff import diff
 from pipelines.manifests.merge import merge
 from pipelines.manifests.rows import manifest_table
@@ -45,8 +46,44 @@ def test_a_merged_manifest_says_where_it_comes_from(tmp_path, write_manifest, ut
     one, two = write_manifest(utterances[:2], "one"), write_manifest(utterances[2:], "two")
     merge([one, two], str(tmp_path / "both"))
     sources = json.loads((tmp_path / "both" / "sources.json").read_text())
-    assert sources == [{"manifest": one, "key": key_of(one)}, {"manifest": two, "key": key_of(two)}]
+    assert sources == [{"manifest": m, "key": key_of(m), "licences": ["unknown"]} for m in (one, two)]
     assert "merged from" in (tmp_path / "both" / "README.md").read_text()
+
+
+def test_the_licence_of_all_sources_is_that_of_the_merged_manifest(tmp_path, write_manifest, utterances):
+    one, two = write_manifest(utterances[:2], "one"), write_manifest(utterances[2:], "two")
+    for location in (one, two):
+        write_card(location, "source", ["cc-by-nc-4.0"])
+    merge([one, two], str(tmp_path / "both"))
+    card = Manifest(tmp_path / "both").card()
+    assert (card["license"], "licenses" in card) == ("cc-by-nc-4.0", False)
+    assert "cloned-voices" not in card["tags"]
+
+
+def test_licences_that_differ_are_all_kept_however_often_one_merges(tmp_path, write_manifest, utterances):
+    parts = [write_manifest(utterances[n : n + 2], f"part{n}") for n in (0, 2, 4)]
+    for location, licence in zip(parts[:2], ("cc-by-4.0", "mit"), strict=True):
+        write_card(location, "source", [licence], cloned_voices=licence == "mit")
+    merge(parts[:2], str(tmp_path / "two"))
+    merge([str(tmp_path / "two"), parts[2]], str(tmp_path / "three"))
+    merged = Manifest(tmp_path / "three")
+    assert merged.card()["license"] == "other"
+    assert merged.licences == ["cc-by-4.0", "mit", "unknown"]
+    assert "cloned-voices" in merged.card()["tags"]
+    readme = (tmp_path / "three" / "README.md").read_text()
+    assert "manifests of different licences: `cc-by-4.0`, `mit`, `unknown`" in readme
+    sources = json.loads((tmp_path / "three" / "sources.json").read_text())
+    assert [source["licences"] for source in sources] == [["cc-by-4.0", "mit"], ["unknown"]]
+
+
+def test_the_datasets_library_reads_the_card_of_several_licences(tmp_path, write_manifest, utterances):
+    import datasets
+
+    one, two = write_manifest(utterances[:2], "one"), write_manifest(utterances[2:], "two")
+    write_card(one, "source", ["mit"])
+    merge([one, two], str(tmp_path / "both"))
+    found = datasets.load_dataset(str(tmp_path / "both"), cache_dir=str(tmp_path / "cache"))
+    assert found["train"].num_rows == 3
 
 
 def test_rows_of_one_id_that_differ_are_named(tmp_path, write_manifest, utterances):

@@ -5,17 +5,14 @@ import time
 
 import pytest
 
-from pipelines.transcripts.config import JudgeConfig, OpenAIConfig
+from pipelines.transcripts.config import JudgeConfig, OpenAIConfig, TranscriptsConfig
 from pipelines.transcripts.generator import Draft
-from pipelines.transcripts.judge import Judge
-from pipelines.transcripts.openai_server import OpenAIGenerator
-from pipelines.transcripts.prompts import load_prompts
-from pipelines.transcripts.write import JudgeTranscript
+from pipelines.transcripts.judge import Judge, JudgeTranscript
+from pipelines.transcripts.openai_server import AskForTranscript, OpenAIGenerator
 from rayapp.errors import RejectedError, UserError
 from rayapp.records import Term, Transcript, Utterance
 
 AT_ONCE = {"retry-after-ms": "1"}
-STYLES = {name: load_prompts(name) for name in ("dictation_en", "consultation_en")}
 
 
 def says(content):
@@ -28,8 +25,20 @@ def sentences_about(body, _):
     return says(json.dumps({"sentences": [f"Start {term} today.", f"Stop {term}."]}))
 
 
-def generator(server, **settings):
-    return OpenAIGenerator(OpenAIConfig(base_url=server.url, model="small", **settings), STYLES)
+def settings(url, model="small", **openai):
+    return TranscriptsConfig(
+        generator="openai",
+        styles={"dictation_en": 1, "consultation_en": 1},
+        openai=OpenAIConfig(base_url=url, model=model, **openai),
+    )
+
+
+def writer_of(server, **openai):
+    return AskForTranscript(settings(server.url, **openai), [])
+
+
+def generator(server, **openai):
+    return OpenAIGenerator(settings(server.url, **openai), [])
 
 
 @pytest.fixture
@@ -48,20 +57,20 @@ def reason_of(outcome):
 
 def test_each_slot_gets_its_own_candidates_in_order(serve, drug_slot):
     terms = [f"drug {letter}" for letter in "abcdefghij"]
-    drafts = generator(serve(sentences_about), concurrency=4).drafts([drug_slot(term) for term in terms])
+    drafts = writer_of(serve(sentences_about), concurrency=4).drafts([drug_slot(term) for term in terms])
     assert drafts == [[Draft(f"Start {term} today."), Draft(f"Stop {term}.")] for term in terms]
 
 
 def test_dialogues_come_with_their_turns(serve, drug_slot):
     turns = [{"role": "clinician", "text": "Still on losartan?"}, {"role": "patient", "text": "Yes."}]
     server = serve(lambda *_: says(json.dumps({"dialogues": [turns]})))
-    ((draft,),) = generator(server).drafts([drug_slot(style="consultation_en", prompt="new_prescription")])
+    ((draft,),) = writer_of(server).drafts([drug_slot(style="consultation_en", prompt="new_prescription")])
     assert draft == Draft("Still on losartan? Yes.", (("clinician", "Still on losartan?"), ("patient", "Yes.")))
 
 
 def test_the_server_is_told_seed_temperature_and_the_form_of_the_answer(serve, drug_slot):
     server = serve(sentences_about)
-    writer = generator(server, temperature=0.3, candidates=4)
+    writer = writer_of(server, temperature=0.3, candidates=4)
     for seed in (7, 7, 8):
         writer.drafts([drug_slot(seed=seed)])
     seeds = [body["seed"] for body in server.asked]
@@ -90,21 +99,21 @@ def test_the_server_is_told_seed_temperature_and_the_form_of_the_answer(serve, d
 )
 def test_a_bad_answer_costs_its_slot_alone(serve, drug_slot, reply, reason):
     server = serve(lambda body, tries: reply if "losartan" in str(body) else sentences_about(body, tries))
-    bad, good = generator(server).drafts([drug_slot(), drug_slot("metformin")])
+    bad, good = writer_of(server).drafts([drug_slot(), drug_slot("metformin")])
     assert reason_of(bad) == reason
     assert good[0].written == "Start metformin today."
 
 
 def test_a_server_that_recovers_is_asked_again(serve, drug_slot):
     server = serve(lambda body, tries: (500, AT_ONCE, {}) if tries < 3 else sentences_about(body, tries))
-    ((first, _),) = generator(server).drafts([drug_slot()])
+    ((first, _),) = writer_of(server).drafts([drug_slot()])
     assert first.written == "Start losartan today."
     assert len(server.asked) == 3
 
 
 def test_a_server_that_stays_broken_is_given_up_after_so_many_tries(serve, drug_slot):
     server = serve(lambda *_: (503, AT_ONCE, {}))
-    (outcome,) = generator(server, retries=2).drafts([drug_slot()])
+    (outcome,) = writer_of(server, retries=2).drafts([drug_slot()])
     assert reason_of(outcome) == "the server answered with status 503"
     assert len(server.asked) == 3
 
@@ -114,7 +123,7 @@ def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(serve, drug_slot):
         lambda body, tries: (429, {"Retry-After": "0.3"}, {}) if tries == 1 else sentences_about(body, tries)
     )
     started = time.monotonic()
-    (outcome,) = generator(server).drafts([drug_slot()])
+    (outcome,) = writer_of(server).drafts([drug_slot()])
     assert outcome[0].written == "Start losartan today."
     assert time.monotonic() - started >= 0.3
 
@@ -122,7 +131,7 @@ def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(serve, drug_slot):
 def test_a_slow_server_is_given_up(serve, drug_slot):
     release = threading.Event()
     server = serve(lambda *_: release.wait(5) and says("too late"))
-    (outcome,) = generator(server, timeout_seconds=0.2, retries=0).drafts([drug_slot()])
+    (outcome,) = writer_of(server, timeout_seconds=0.2, retries=0).drafts([drug_slot()])
     release.set()
     assert reason_of(outcome) == "no answer within 0.2 s"
 
@@ -134,7 +143,7 @@ def test_a_server_that_refuses_json_schemas_is_asked_without_and_only_once_with(
         return sentences_about(body, tries)
 
     server = serve(refusing)
-    writer = generator(server, concurrency=1)
+    writer = writer_of(server, concurrency=1)
     outcomes = writer.drafts([drug_slot(), drug_slot("metformin"), drug_slot("warfarin")])
     assert [drafts[1].written for drafts in outcomes] == ["Stop losartan.", "Stop metformin.", "Stop warfarin."]
     assert ["response_format" in body for body in server.asked] == [True, False, False, False]
@@ -143,7 +152,7 @@ def test_a_server_that_refuses_json_schemas_is_asked_without_and_only_once_with(
 def test_a_request_that_is_too_long_does_not_cost_the_others_the_schema(serve, drug_slot):
     too_long = (400, {}, {"error": {"message": "maximum context length"}})
     server = serve(lambda body, tries: too_long if "losartan" in str(body) else sentences_about(body, tries))
-    writer = generator(server, concurrency=1)
+    writer = writer_of(server, concurrency=1)
     writer.drafts([drug_slot(), drug_slot("metformin")])
     assert "response_format" in server.asked[-1]
 
@@ -151,7 +160,7 @@ def test_a_request_that_is_too_long_does_not_cost_the_others_the_schema(serve, d
 def test_requests_keep_to_the_pace_and_so_do_retries(serve, drug_slot):
     server = serve(lambda body, tries: (500, AT_ONCE, {}) if tries == 1 else sentences_about(body, tries))
     started = time.monotonic()
-    generator(server, requests_per_minute=600, concurrency=4).drafts([drug_slot()] * 4)
+    writer_of(server, requests_per_minute=600, concurrency=4).drafts([drug_slot()] * 4)
     assert len(server.asked) == 5
     assert time.monotonic() - started >= 4 * 0.1
 
@@ -160,7 +169,7 @@ def test_the_models_there_are_listed_where_one_is_missing(serve):
     server = serve(sentences_about)
     generator(server).check()
     with pytest.raises(UserError, match=r"no model 'huge'; set model to one of: large, small"):
-        OpenAIGenerator(OpenAIConfig(base_url=server.url, model="huge"), STYLES).check()
+        generator(server, model="huge").check()
 
 
 def test_a_wrong_key_is_named_by_its_variable_and_never_shown(serve, monkeypatch, caplog):
@@ -184,7 +193,7 @@ def test_a_base_url_that_leads_elsewhere_says_so(serve, page):
 
 def test_a_server_that_is_down_is_named():
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/v1 cannot be reached"):
-        OpenAIGenerator(OpenAIConfig(base_url="http://127.0.0.1:9/v1", retries=0), STYLES).check()
+        OpenAIGenerator(settings("http://127.0.0.1:9/v1", retries=0), []).check()
 
 
 def test_a_server_that_is_not_ready_yet_says_so(serve):

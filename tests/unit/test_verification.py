@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,14 +9,14 @@ from pipelines.lexicon.terms import read_terms
 from pipelines.speech.espeak import speak
 from pipelines.speech.ipa import with_mnemonics
 from pipelines.speech.words import written_words
+from pipelines.transcripts.verbalise import spoken_form
 from pipelines.verification.agreement import agreement, better_agreement
 from pipelines.verification.config import SignalConfig, VerificationConfig
 from pipelines.verification.measure import clipped_share, silence_share, speaking_rates
 from pipelines.verification.phones import bare_phones, phone_distance, worst_phone_distance
 from pipelines.verification.units import units_of
 from pipelines.verification.verify import Listen, Verify, stages
-from rayapp.errors import UserError
-from rayapp.records import SAMPLE_RATE_HZ, Term, Transcript, Turn, Utterance
+from rayapp.records import SAMPLE_RATE_HZ, Span, Term, Transcript, Turn, Utterance
 from rayapp.stage import run_stages
 
 VOICES = [
@@ -31,10 +32,15 @@ VOICES = [
     "en-gb-x-gbcwmd+Andrea",
 ]
 LIMITS = VerificationConfig()
+REFERENCES = {"en": "en-us"}
 
 
 def phonemes(text, voice):
     return [p.symbol for p in speak(with_mnemonics(text), voice, rate_wpm=160, pitch=50).phonemes]
+
+
+def distance_of(utterance):
+    return worst_phone_distance(utterance, phonemes, REFERENCES)
 
 
 def rest_wer(said, heard, *terms):
@@ -44,7 +50,7 @@ def rest_wer(said, heard, *terms):
 def verified(utterance, heard=None, **settings):
     if heard is not None:
         utterance = utterance.with_quality(heard=heard)
-    return Verify(VerificationConfig(**settings), phonemes)(utterance)
+    return Verify(VerificationConfig(**settings), phonemes, REFERENCES)(utterance)
 
 
 # Agreement of texts
@@ -155,7 +161,7 @@ def test_a_wrong_word_in_place_of_the_term_is_told_from_the_right_one(slot, voic
     def distance(said):
         audio, told, words = speak(f"please start {said} today", voice, rate_wpm=160, pitch=50)
         heard = utterance.with_audio(audio).with_times(told, written_words(text, words))
-        return worst_phone_distance(heard, phonemes)
+        return distance_of(heard)
 
     assert distance("losartan") == 0
     assert distance("low certain") > LIMITS.max_phone_distance
@@ -176,8 +182,8 @@ def test_the_limit_parts_the_right_pronunciations_of_the_lexicon_from_those_of_o
 def test_the_pronunciation_of_the_lexicon_is_what_counts(spoken):
     term = Term("losartan", pronunciation="/loʊˈzɪntæn/")  # as if it were
     text, said = "Give 500 mg losartan today.", "give five hundred milligrams /loʊˈzɪntæn/ today"
-    assert worst_phone_distance(_written(text, text, spoken(term=term)), phonemes) > LIMITS.max_phone_distance
-    assert worst_phone_distance(_written(text, said, spoken(term=term)), phonemes) == 0
+    assert distance_of(_written(text, text, spoken(term=term))) > LIMITS.max_phone_distance
+    assert distance_of(_written(text, said, spoken(term=term))) == 0
 
 
 def test_a_word_that_the_engine_does_not_tell_of_is_found_by_its_neighbours(spoken):
@@ -187,13 +193,11 @@ def test_a_word_that_the_engine_does_not_tell_of_is_found_by_its_neighbours(spok
     utterance = _about(text, "humerus", spoken)
     cast = (dataclasses.replace(utterance.slot.voice, name=voice),)
     said = dataclasses.replace(utterance, slot=dataclasses.replace(utterance.slot, cast=cast))
-    assert worst_phone_distance(said.with_audio(audio).with_times(told, written_words(text, words)), phonemes) == 0
+    assert distance_of(said.with_audio(audio).with_times(told, written_words(text, words))) == 0
 
 
 def test_a_term_in_the_plural_is_pronounced_right(spoken):
-    assert worst_phone_distance(_about("two biopsies were taken", "biopsy", spoken), phonemes) == pytest.approx(
-        0, abs=0.15
-    )
+    assert distance_of(_about("two biopsies were taken", "biopsy", spoken)) == pytest.approx(0, abs=0.15)
 
 
 def test_a_term_for_which_the_voice_is_meant_to_say_something_else_is_not_judged(spoken):
@@ -201,7 +205,7 @@ def test_a_term_for_which_the_voice_is_meant_to_say_something_else_is_not_judged
     transcript = dataclasses.replace(utterance.transcript, text="Please record an ECG today.", terms=("ECG",))
     words = [dataclasses.replace(w, text="ECG") if w.text == "electrocardiogram" else w for w in utterance.words]
     meant = dataclasses.replace(utterance.with_transcript(transcript), words=tuple(words))
-    assert worst_phone_distance(meant, phonemes) is None
+    assert distance_of(meant) is None
 
 
 def test_the_voice_of_the_turn_says_what_is_right(spoken):
@@ -209,19 +213,63 @@ def test_the_voice_of_the_turn_says_what_is_right(spoken):
     transcript = Transcript("Tome losartán hoy.", "tome losartán hoy", ("losartán",), "es", "test")
     utterance = Utterance(spoken().slot, transcript, audio, told, words)
     turn = Turn("clinician", "es", "es+m3", transcript.text, 0.0, utterance.duration_seconds)
-    assert worst_phone_distance(dataclasses.replace(utterance, turns=(turn,)), phonemes) == 0
-    assert worst_phone_distance(utterance, phonemes) > LIMITS.max_phone_distance  # as if English were asked for
+    assert distance_of(dataclasses.replace(utterance, turns=(turn,))) == 0
+    assert distance_of(utterance) > LIMITS.max_phone_distance  # as if English were asked for
 
 
 def test_without_the_times_of_words_a_term_is_sought_in_all_that_is_said(spoken):
     utterance = dataclasses.replace(spoken(), words=())
-    assert worst_phone_distance(utterance, phonemes) == 0
+    assert distance_of(utterance) == 0
 
 
-def test_an_engine_that_tells_no_phonemes_is_not_judged(spoken):
-    silent = dataclasses.replace(spoken(), phonemes=(), words=())
-    assert verified(silent).quality.phone_distance is None
-    assert verified(silent).status == "ok"
+IPA = Term("losartan", pronunciation="/loʊˈzɪntæn/")  # as if it were
+
+
+@pytest.mark.parametrize("pronunciation", ["/loʊˈzɪntæn/", "low-zin-tan"])
+def test_an_engine_that_tells_no_phonemes_is_judged_by_what_it_was_given(spoken, pronunciation):
+    given = partial(_given, spoken, Term("losartan", pronunciation=pronunciation), "Give 500 mg losartan today.")
+    assert distance_of(given(f"give five hundred milligrams {pronunciation} today")) == 0
+    assert distance_of(given("give five hundred milligrams losartan today")) > LIMITS.max_phone_distance
+    assert distance_of(given("give five hundred milligrams today")) > LIMITS.max_phone_distance
+    assert verified(given("give five hundred milligrams losartan today")).status == "rejected"
+
+
+def test_what_every_packaged_term_is_given_is_its_pronunciation(spoken):
+    terms = [term for term in read_terms() if term.pronunciation and term.language == "en"]
+    text = "The notes say {}, 20 mg, since Monday."
+    for term in terms[::3]:
+        said = spoken_form(text.format(term.text), "en", [term])
+        assert distance_of(_given(spoken, term, text.format(term.text), said)) == 0
+
+
+def test_each_span_is_read_in_its_language(spoken):
+    term = Term("losartán", language="es", pronunciation="lo sar tan")
+    spans = (Span("He says: ", "he says"), Span("tome losartán hoy", "tome lo sar tan hoy", "es"))
+    utterance = _given(spoken, term, "He says: tome losartán hoy", "he says tome lo sar tan hoy")
+    transcript = dataclasses.replace(utterance.transcript, spans=spans)
+    asked = []
+
+    def noted(text, voice):
+        asked.append(voice)
+        return phonemes(text, voice)
+
+    assert worst_phone_distance(utterance.with_transcript(transcript), noted, REFERENCES) == 0
+    assert set(asked) == {"es"}
+
+
+@pytest.mark.parametrize(
+    ("term", "language"),
+    [
+        (Term("losartan"), "en"),  # no pronunciation
+        (Term("losartan", pronunciation="/loˈzaʁtan/"), "en"),  # the phonemiser has no such sound
+        (IPA, "xx"),  # nor such a voice
+        (Term("Lasix", pronunciation="lay six"), "en"),  # not in the text
+    ],
+)
+def test_what_cannot_be_compared_is_not_judged(spoken, term, language):
+    utterance = _given(spoken, term, "please start losartan today", "please start losartan today", language)
+    assert distance_of(utterance) is None
+    assert verified(utterance).status == "ok"
 
 
 # Signal
@@ -294,7 +342,7 @@ def test_a_mispronounced_term_rejects_with_its_reason(spoken):
 
 def test_the_run_counts_what_verification_rejects(spoken):
     kept, rejected = run_stages(
-        [stage() for stage in stages(VerificationConfig(enabled=True), phonemes)],
+        [stage() for stage in stages(VerificationConfig(enabled=True), phonemes, REFERENCES)],
         [spoken(), spoken(pause_seconds=20.0)],
     )
     assert (kept.status, rejected.status) == ("ok", "rejected")
@@ -302,12 +350,7 @@ def test_the_run_counts_what_verification_rejects(spoken):
 
 
 def test_nothing_is_verified_unless_asked():
-    assert stages(VerificationConfig(), phonemes) == []
-
-
-def test_a_recogniser_that_is_not_there_is_named():
-    with pytest.raises(UserError, match=r"verification.recogniser missing.nemo does not exist"):
-        stages(VerificationConfig(enabled=True, recogniser="missing.nemo"), phonemes)
+    assert stages(VerificationConfig(), phonemes, REFERENCES) == []
 
 
 def test_a_range_the_wrong_way_round_says_which_key_to_change():
@@ -318,7 +361,7 @@ def test_a_range_the_wrong_way_round_says_which_key_to_change():
 @pytest.mark.slow
 def test_a_recogniser_hears_every_utterance(small_model, spoken):
     config = VerificationConfig(enabled=True, recogniser=str(small_model / "model.nemo"), batch_size=2)
-    made = [stage() for stage in stages(config, phonemes)]
+    made = [stage() for stage in stages(config, phonemes, REFERENCES)]
     assert isinstance(made[0], Listen)
     utterances = run_stages(made[:1], [spoken(), spoken("please stop losartan"), spoken("good morning")])
     assert all(isinstance(utterance.quality.heard, str) for utterance in utterances)
@@ -329,6 +372,12 @@ def test_a_recogniser_hears_every_utterance(small_model, spoken):
 def _about(text, term, spoken):
     utterance = spoken(text, term=Term(term))
     return utterance.with_transcript(dataclasses.replace(utterance.transcript, terms=(term,)))
+
+
+def _given(spoken, term, text, said, language="en"):
+    """An utterance of an engine that tells neither phonemes nor words."""
+    utterance = dataclasses.replace(spoken(term=term), phonemes=(), words=())
+    return utterance.with_transcript(Transcript(text, said, (term.text,), language, "test"))
 
 
 def _written(text, said, utterance):
