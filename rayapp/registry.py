@@ -59,12 +59,12 @@ class Registry:
             if version.tags.get("key") == key:
                 return str(version.version)
         with tracked_run(self.home, f"release {name}") as run:
-            source = run.log_file(model)
+            source = run.mlflow.log_file(model)
             run.log_metrics([{key.replace(".", "/"): value for key, value in figures.items()}])
         created = self.client.create_model_version(
             name,
             source,
-            run_id=run.run_id,
+            run_id=run.mlflow.run_id,
             tags={
                 "figures": json.dumps(figures),
                 "verdicts": json.dumps(verdicts),

@@ -83,7 +83,7 @@ def train(config: TrainingConfig, home: Path, progress: Progress = lambda done, 
         started = time.perf_counter()
         for entries in _fit(trainer, relay):
             history += entries
-            run.log_metrics(entries)
+            run.log_metrics([{k: v for k, v in entry.items() if k != "total_steps"} for entry in entries])
             for entry in entries:
                 progress(int(entry["step"]), int(entry["total_steps"]))
         figures = {"train_hours": round(hours, 3), "seconds": round(time.perf_counter() - started, 1)}
