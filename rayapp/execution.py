@@ -126,16 +126,19 @@ def run_plan(plan: str, groups: Sequence[AnyGroup], shards: str, to_table: ToTab
     board = ray.remote(num_cpus=0)(Board).remote()
     dataset = _stream(plan, groups, _Pieces(plan, ray.put(committed)), _Shards(shards, to_table), board)
     asked = time.monotonic()
-    for receipts in _unless_faulty(dataset.iter_batches(batch_size=None, batch_format="pyarrow"), board):
-        for receipt in receipts.to_pylist():
-            if receipt["errno"]:
-                raise OSError(receipt["errno"], receipt["error"])
-            summary.add(receipt)
-        if time.monotonic() - asked > _ASK_SECONDS:
-            summary.stages, asked = summary.stages | _stages(board), time.monotonic()
+    try:
+        for receipts in _unless_faulty(dataset.iter_batches(batch_size=None, batch_format="pyarrow"), board):
+            for receipt in receipts.to_pylist():
+                if receipt["errno"]:
+                    raise OSError(receipt["errno"], receipt["error"])
+                summary.add(receipt)
+            if time.monotonic() - asked > _ASK_SECONDS:
+                summary.stages, asked = summary.stages | _stages(board), time.monotonic()
+            yield summary
+        summary.stages |= _stages(board)
         yield summary
-    summary.stages |= _stages(board)
-    yield summary
+    finally:
+        ray.kill(board)  # Ray Data remembers the dataset, and with it the board
 
 
 def _stream(plan: str, groups: Sequence[AnyGroup], source: Source, sink: Sink, board: Any) -> Dataset:
