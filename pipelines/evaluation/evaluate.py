@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.evaluation.config import EvaluationConfig
-from pipelines.evaluation.metrics import METRICS, Counts, count_errors, estimate, paired_difference
+from pipelines.evaluation.intervals import estimate, paired_difference
 from pipelines.evaluation.report import write_report
+from rayapp.asr.scoring import METRICS, Counts, count_errors
 from rayapp.config import save_config
 from rayapp.errors import UserError
 from rayapp.ids import content_id, file_id

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from markupsafe import Markup, escape
 
 from pipelines.evaluation.config import EvaluationConfig
-from pipelines.evaluation.metrics import contains_term, normalise
 from pipelines.evaluation.plots import before_after_bars, learning_curve, shares_by_group
+from rayapp.asr.scoring import contains_term, normalise
 from rayapp.manifest import Manifest
 
 METRIC_NAMES = {"wer": "Word error rate", "cer": "Character error rate", "term_recall": "Terms heard"}

@@ -2,9 +2,10 @@ import jiwer
 import numpy as np
 import pytest
 
-from pipelines.evaluation.metrics import contains_term, count_errors, estimate, normalise, paired_difference
+from pipelines.evaluation.intervals import estimate, paired_difference
 from pipelines.release.config import GateConfig
 from pipelines.release.gate import judge
+from rayapp.asr.scoring import contains_term, count_errors, normalise
 from rayapp.errors import UserError
 
 

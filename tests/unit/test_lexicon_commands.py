@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.evaluation.metrics import count_errors
 from pipelines.lexicon.corpus import Corpus, phrases_apart
 from pipelines.lexicon.mine import mine
 from pipelines.lexicon.terms import read_terms
 from pipelines.lexicon.weak import weak_terms
+from rayapp.asr.scoring import count_errors
 from rayapp.errors import UserError
 from rayapp.records import Term
 from rayapp.storage import published_folder
