@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from rayapp.records import Audio
 
@@ -20,6 +20,8 @@ class Word:
     text: str
     start_seconds: float
     end_seconds: float
+    confidence: float | None = None
+    """How sure the recogniser is of it, 0 to 1; None where it does not tell."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,38 @@ class Heard:
 
     text: str
     words: tuple[Word, ...] = ()
+
+
+class SpeechBatch(NamedTuple):
+    """What a model learns from: utterances and their targets, padded to one length."""
+
+    audio: torch.Tensor
+    """(batch, samples) float32, mono, 16 kHz, full scale ±1; padded with 0."""
+    audio_lengths: torch.Tensor
+    """(batch,) int64, in samples."""
+    tokens: torch.Tensor
+    """(batch, labels) int64, as the recogniser's tokeniser gives them; padded with 0."""
+    token_lengths: torch.Tensor
+    """(batch,) int64."""
+    phoneme_slices: torch.Tensor
+    """(batch, slices) int64, see `rayapp.asr.phonemes`; padded with its `UNKNOWN`, and (batch, 0) where they are not
+    learnt."""
+
+    def to(self, device: torch.device | str) -> SpeechBatch:
+        return SpeechBatch(*(tensor.to(device) for tensor in self))
+
+
+class Tokeniser(Protocol):
+    """From a text to what a recogniser learns to emit. Light, and can be pickled: it travels to workers without a
+    model."""
+
+    def encode(self, text: str) -> list[int]:
+        """The training target of a text."""
+        ...
+
+    def inexpressible(self, text: str) -> str:
+        """The characters of a text that it has no token for, each once, in order; "" for a text that it can write."""
+        ...
 
 
 class Recogniser(Protocol):
