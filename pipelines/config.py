@@ -1,4 +1,4 @@
-"""Settings of the chains: what a YAML file for `rayapp synthesize` or `rayapp quickstart` holds.
+"""Settings of the chains: what a YAML file for `rayapp synthesize`, `rayapp train` or `rayapp quickstart` holds.
 
 Light: neither torch nor Ray is imported.
 """
@@ -15,7 +15,14 @@ from pipelines.lexicon.config import LexiconConfig
 from pipelines.manifests.config import ManifestsConfig, SizesConfig
 from pipelines.release.config import GateConfig
 from pipelines.speech.config import SpeechConfig
-from pipelines.training.config import DeepSpeedConfig, LearningConfig, ModelConfig, SourceConfig, TrainingConfig
+from pipelines.training.config import (
+    DeepSpeedConfig,
+    InputConfig,
+    LearningConfig,
+    ModelConfig,
+    SourceConfig,
+    TrainingConfig,
+)
 from pipelines.transcripts.config import TranscriptsConfig
 from pipelines.verification.config import VerificationConfig
 from rayapp.config import Location, StepConfig
@@ -55,6 +62,31 @@ class SynthesisConfig(StepConfig):
     """What machines cost; without it, `rayapp plan` tells no price."""
 
 
+class TrainConfig(TrainingConfig):
+    """From manifests to a model, with speech that sounds different whenever it is heard."""
+
+    augmentation: AugmentationConfig | None = None
+    """What each utterance goes through, drawn anew in each epoch; without it, it is heard as the manifest has it."""
+
+    @model_validator(mode="after")
+    def _lengths_stay(self) -> Self:
+        augmentation = self.augmentation
+        if augmentation is None:
+            return self
+        if changing := [name for name in augmentation.chain if name in ("speed", "padding")]:
+            raise ValueError(
+                f"augmentation.chain has {' and '.join(changing)}; batches are planned by the lengths that the "
+                "manifest tells: leave what changes them to the synthesis"
+            )
+        if augmentation.device != "cpu":
+            raise ValueError("augmentation.device must be cpu here: it is the trainer's turn on the GPU")
+        if "noise" in augmentation.chain and augmentation.noise.weights.babble:
+            raise ValueError(
+                "augmentation.noise.weights.babble must be 0 here: babble is made of the voices of a synthesis"
+            )
+        return self
+
+
 class ServedModelConfig(StepConfig):
     """What the quickstart serves at its end."""
 
@@ -67,10 +99,12 @@ class ServedModelConfig(StepConfig):
 _SMALL_MODEL = LearningConfig(
     epochs=3,
     optimizer="muon",
+    input=InputConfig(batch_seconds=25),
     learning_rate=4e-3,
     muon_learning_rate=0.03,
     label_noise=0.03,
     phoneme_weight=0.5,
+    keep_checkpoints=1,
     deepspeed=DeepSpeedConfig(zero_stage=0),  # Muon's; and a small model has little to share out over the ranks
 )
 """How a small model learns in minutes."""
@@ -105,7 +139,7 @@ class QuickstartConfig(StepConfig):
     """How much everyday speech the base model is taught."""
     medical: SizesConfig = SizesConfig(train_per_term=90)
     """How much medical speech is made."""
-    base_training: LearningConfig = _SMALL_MODEL
+    base_training: LearningConfig = _SMALL_MODEL.model_copy(update={"input": InputConfig(batch_seconds=20)})
     """How the base model learns everyday speech."""
     training: LearningConfig = _SMALL_MODEL
     """How it is adapted to the medical speech."""
@@ -149,8 +183,8 @@ class QuickstartConfig(StepConfig):
         return TrainingConfig(
             **self.base_training.model_dump(),
             output=output,
-            sources=(SourceConfig(manifest=everyday),),
-            validation=(SourceConfig(manifest=everyday, split="validation"),),
+            sources=(SourceConfig(manifest=str(everyday)),),
+            validation=(SourceConfig(manifest=str(everyday), split="validation"),),
             model=ModelConfig(recipe="fastconformer_tdt_small"),
         )
 
@@ -159,9 +193,9 @@ class QuickstartConfig(StepConfig):
             **self.training.model_dump(),
             output=output,
             sources=(
-                SourceConfig(manifest=medical),
-                SourceConfig(manifest=everyday, utterances=self.replay_utterances),
+                SourceConfig(manifest=str(medical)),
+                SourceConfig(manifest=str(everyday), utterances=self.replay_utterances),
             ),
-            validation=(SourceConfig(manifest=medical, split="validation"),),
-            model=ModelConfig(path=base),
+            validation=(SourceConfig(manifest=str(medical), split="validation"),),
+            model=ModelConfig(start=str(base)),
         )

@@ -13,7 +13,8 @@ from pipelines.release.config import ReleaseConfig
 from pipelines.release.gate import Verdict
 from pipelines.release.release import release
 from pipelines.synthesize import prepared, synthesize
-from pipelines.training.train import MODEL_FILE, train
+from pipelines.training.train import train
+from rayapp.asr.resolve import trained_model
 from rayapp.config import config_fingerprint
 from rayapp.ids import content_id
 
@@ -63,14 +64,14 @@ def adapt(config: QuickstartConfig, cache: Path, narrator: Narrator) -> Outcome:
     with narrator.step("base_model", "teaching a new model everyday speech") as progress:
         train(config.base_model(base_model, everyday), home, progress)
     with narrator.step("adaptation", "teaching it the terms") as progress:
-        training = train(config.adapted_model(adapted, base_model / MODEL_FILE, everyday, medical), home, progress)
+        training = train(config.adapted_model(adapted, trained_model(base_model), everyday, medical), home, progress)
     with narrator.step("evaluation", "listening before and after") as progress:
         figures = evaluate(
             EvaluationConfig(
                 output=evaluation,
                 manifest=medical,
-                before=base_model / MODEL_FILE,
-                after=adapted / MODEL_FILE,
+                before=trained_model(base_model),
+                after=trained_model(adapted),
                 workers=config.training.workers,
                 gpus_per_worker=config.training.gpus_per_worker,
             ),

@@ -31,7 +31,7 @@ from pipelines.transcripts.judge import Judge, JudgeTranscript
 from pipelines.verification.verify import resolved
 from pipelines.verification.verify import stages as verification_stages
 from rayapp.execution import AnyGroup, Group
-from rayapp.ids import content_id, file_id, path_id
+from rayapp.ids import content_id, path_id
 from rayapp.ray_session import available_cpus
 from rayapp.records import Audio
 from rayapp.stage import stage_class
@@ -173,7 +173,7 @@ def run_key(config: SynthesisConfig) -> str:
     terms = [asdict(term) for terms in open_lexicon(config.lexicon) for term in terms]
     located = _located(config)
     recogniser = located.verification.recogniser
-    heard_by = file_id(Path(recogniser)) if config.verification.enabled and recogniser else None
+    heard_by = path_id(Path(recogniser)) if config.verification.enabled and recogniser else None
     return content_id(
         settings,
         terms,

@@ -22,12 +22,6 @@ def content_id(*parts: object) -> str:
     return hashlib.blake2b(json.dumps(parts, default=str).encode(), digest_size=8).hexdigest()
 
 
-def file_id(path: Path) -> str:
-    """16 hex digits that depend on what a file holds, not on its name or age."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-
-
 def path_id(path: Path) -> str:
     """16 hex digits that depend on what a file holds, or all files of a folder by their names there.
 

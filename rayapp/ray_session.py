@@ -47,6 +47,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     local = address == "local"
     if local:  # nobody takes this machine away; the actor that watches out for it imports torch to do so
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    else:  # where there is a dashboard, its page of trainings would stay empty
+        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
     try:
         ray.init(
             address=address,

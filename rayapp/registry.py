@@ -45,7 +45,7 @@ class Registry:
         key: str,
         evaluation: Path,
     ) -> str:
-        """Store a `.nemo` file as a new version of `name`; returns the version.
+        """Store a `.nemo` file or a Whisper folder as a new version of `name`; returns the version.
 
         A version that was published under the same key already is returned instead.
         """
@@ -78,7 +78,7 @@ class Registry:
         self.client.set_registered_model_alias(name, alias, version)
 
     def resolve(self, name: str, alias: str = CHAMPION) -> Path:
-        """The `.nemo` file behind an alias. Raises `UserError` where there is none."""
+        """The `.nemo` file or Whisper folder behind an alias. Raises `UserError` where there is none."""
         from mlflow.exceptions import MlflowException
 
         try:

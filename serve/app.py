@@ -77,9 +77,9 @@ class _Recogniser:
     """One model in one process; a single thread runs it."""
 
     def __init__(self, path: Path, device: str) -> None:
-        from rayapp.asr.nemo import NemoTransducer
+        from rayapp.asr.open import open_recogniser
 
-        self.recogniser = NemoTransducer.load(path, device)
+        self.recogniser = open_recogniser(path, device)
         self.recogniser.transcribe([np.zeros(SAMPLE_RATE_HZ, np.float32)])  # the first call is slow: not a client's
         self._device = asyncio.Lock()
 

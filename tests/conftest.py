@@ -157,6 +157,17 @@ def ray() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A head and a node, each of which has a CPU, for processes of their own; they are killed at the end."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
 @pytest.fixture(scope="session")
 def small_manifest(ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest that the real chain made: a few utterances of each kind."""
@@ -188,7 +199,7 @@ def small_manifest(ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_model(ray: None, small_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that two Ray Train workers trained for a few steps with DeepSpeed; its folder."""
-    from pipelines.training.config import DeepSpeedConfig, ModelConfig, SourceConfig, TrainingConfig
+    from pipelines.training.config import DeepSpeedConfig, InputConfig, ModelConfig, SourceConfig, TrainingConfig
     from pipelines.training.train import train
 
     home = tmp_path_factory.mktemp("training")
@@ -199,7 +210,7 @@ def small_model(ray: None, small_manifest: Path, tmp_path_factory: pytest.TempPa
         model=ModelConfig(recipe="fastconformer_tdt_small", vocabulary_size=64),
         max_steps=6,
         epochs=20,
-        batch_size=4,
+        input=InputConfig(batch_seconds=12),
         deepspeed=DeepSpeedConfig(zero_stage=1),
     )
     train(config, home / "tracking")

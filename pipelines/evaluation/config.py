@@ -25,9 +25,9 @@ class EvaluationConfig(StepConfig):
     )
     """Splits to score."""
     before: Path
-    """The `.nemo` file to compare with."""
+    """The model to compare with: a `.nemo` file, a Whisper folder, or the output of a training."""
     after: Path
-    """The `.nemo` file to judge."""
+    """The model to judge, in the same forms."""
     workers: int = Field(default=2, ge=1)
     """Processes that transcribe."""
     gpus_per_worker: float = Field(default=0, ge=0)

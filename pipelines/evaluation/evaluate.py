@@ -12,10 +12,11 @@ import pyarrow as pa
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.intervals import estimate, paired_difference
 from pipelines.evaluation.report import write_report
+from rayapp.asr.resolve import trained_model
 from rayapp.asr.scoring import METRICS, Counts, count_errors
 from rayapp.config import save_config
 from rayapp.errors import UserError
-from rayapp.ids import content_id, file_id
+from rayapp.ids import content_id, path_id
 from rayapp.manifest import Manifest
 from rayapp.ray_session import require_room
 from rayapp.storage import key_of, published_folder, step_key
@@ -32,12 +33,9 @@ def evaluate(config: EvaluationConfig, progress: Progress = lambda done, total: 
     heard in each utterance) and `report.html` at `config.output`, and returns the figures:
     `{split: {metric: {before, after, change}}}`, each value `[value, low, high]` or None.
     """
-    paths = {"before": config.before, "after": config.after}
-    for path in paths.values():
-        if not path.is_file():
-            raise UserError(f"model file {path} does not exist")
-    models = {name: {"path": str(path.absolute()), "file_id": file_id(path)} for name, path in paths.items()}
-    key = content_id(step_key(config, config.manifest), [model["file_id"] for model in models.values()])
+    paths = {"before": trained_model(config.before), "after": trained_model(config.after)}
+    models = {name: {"path": str(path.absolute()), "model_id": path_id(path)} for name, path in paths.items()}
+    key = content_id(step_key(config, config.manifest), [model["model_id"] for model in models.values()])
     if key_of(config.output) == key:
         done: dict[str, Any] = json.loads((config.output / "figures.json").read_text())
         return done
@@ -47,7 +45,7 @@ def evaluate(config: EvaluationConfig, progress: Progress = lambda done, total: 
         raise UserError(
             f"manifest {config.manifest} has no split {', '.join(missing)}; it has {', '.join(manifest.splits)}"
         )
-    heard = _transcribe(config, manifest, progress)
+    heard = _transcribe(config, paths, manifest, progress)
     figures = {
         split: _compare(config, heard.filter(pa.compute.equal(heard["split"], split))) for split in config.splits
     }
@@ -62,7 +60,7 @@ def evaluate(config: EvaluationConfig, progress: Progress = lambda done, total: 
     return figures
 
 
-def _transcribe(config: EvaluationConfig, manifest: Manifest, progress: Progress) -> pa.Table:
+def _transcribe(config: EvaluationConfig, models: dict[str, Path], manifest: Manifest, progress: Progress) -> pa.Table:
     """What both models hear: the manifest's columns with `before` and `after`.
 
     Workers are told which rows to read, and read them: separate reading tasks would need CPUs of their
@@ -85,7 +83,7 @@ def _transcribe(config: EvaluationConfig, manifest: Manifest, progress: Progress
         _Transcriber,
         fn_constructor_kwargs={
             "location": config.manifest.absolute(),
-            "models": {"before": config.before.absolute(), "after": config.after.absolute()},
+            "models": {name: path.absolute() for name, path in models.items()},
             "device": "cuda" if config.gpus_per_worker else "cpu",
         },
         batch_size=None,
@@ -107,13 +105,13 @@ def _slices(count: int) -> Iterator[list[int]]:
 
 
 class _Transcriber:
-    """Both models in one worker: NeMo is imported once, and each audio is decoded once."""
+    """Both models in one worker: what they need is imported once, and each audio is decoded once."""
 
     def __init__(self, location: Path, models: dict[str, Path], device: str) -> None:
-        from rayapp.asr.nemo import NemoTransducer
+        from rayapp.asr.open import open_recogniser
 
         self.manifest = Manifest(location)
-        self.recognisers = {name: NemoTransducer.load(path, device) for name, path in models.items()}
+        self.recognisers = {name: open_recogniser(path, device) for name, path in models.items()}
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """rows: `split` (one for all of them) and `row`."""

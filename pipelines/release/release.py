@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.release.config import ReleaseConfig
 from pipelines.release.gate import Verdict, judge
 from rayapp.errors import UserError
-from rayapp.ids import file_id
+from rayapp.ids import path_id
 from rayapp.registry import CHAMPION, Registry
 from rayapp.storage import require_complete, step_key
 
@@ -28,7 +28,7 @@ def release(config: ReleaseConfig, home: Path) -> tuple[str, list[Verdict]]:
         raise UserError(f"evaluation {config.evaluation} does not say which model it judged: evaluate again")
     judged: dict[str, str] = json.loads(models.read_text())["after"]
     model = Path(judged["path"])
-    if not model.is_file() or file_id(model) != judged["file_id"]:
+    if not model.exists() or path_id(model) != judged["model_id"]:
         raise UserError(f"{model} is not the model that {config.evaluation} judged: evaluate it again, then release it")
     figures: dict[str, Any] = json.loads((config.evaluation / "figures.json").read_text())
     verdicts = judge(config.gate, figures)

@@ -6,6 +6,7 @@ whole step, and every rank does all of the work. Here it is float32, and the ran
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,21 +23,31 @@ _QUINTICS = ((7.711, -22.1138, 16.2488), (3.2153, -2.4112, 0.5013), (2.2183, -1.
 worst, from where its forerunner left them; the first expects 0.02 to 1. (Amsel et al., https://arxiv.org/abs/2505.16932.)"""
 
 
-def make_optimizer(module: torch.nn.Module, config: LearningConfig) -> torch.optim.Optimizer:
-    """Over the parameters of `module` that learn, in groups whose `lr` is the peak of the schedule."""
-    learning = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    adamw: dict[str, Any] = {"weight_decay": config.weight_decay, "betas": (0.9, 0.98), "fused": True}
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(learning.values(), lr=config.learning_rate, **adamw)
-    matrices = {name: p for name, p in learning.items() if _is_hidden_matrix(name, p)}
-    others = [p for name, p in learning.items() if name not in matrices]
-    return Muon(
-        [
-            {"params": list(matrices.values()), "lr": config.muon_learning_rate, "orthogonal": True},
-            {"params": others, "lr": config.learning_rate, "orthogonal": False},
-        ],
-        **adamw,
-    )
+def make_optimizer(
+    module: torch.nn.Module, config: LearningConfig, starts: Mapping[str, float] = {}
+) -> torch.optim.Optimizer:
+    """Over the parameters of `module` that learn, in groups whose `lr` is the peak of the schedule.
+
+    starts: names of parameters that learn later, and the share of the run from which on they do; groups tell it as
+        `starts_at`. The last group is AdamW's that starts first.
+    """
+    muon = config.optimizer == "muon"
+    groups: dict[tuple[bool, float], list[Tensor]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            kind = muon and _is_hidden_matrix(name, parameter), starts.get(name, 0.0)
+            groups.setdefault(kind, []).append(parameter)
+    made: list[dict[str, Any]] = [
+        {
+            "params": groups[orthogonal, starts_at],
+            "lr": config.muon_learning_rate if orthogonal else config.learning_rate,
+            "starts_at": starts_at,
+            "orthogonal": orthogonal,
+        }
+        for orthogonal, starts_at in sorted(groups, reverse=True)
+    ]
+    kind_of = Muon if muon else torch.optim.AdamW
+    return kind_of(made, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=True)
 
 
 def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:

@@ -47,9 +47,16 @@ class PlanSettings:
     """About how many utterances, over all ranks, are sorted by length together: the more, the less is padding. With
     2000 for each rank it stays under 5 %."""
     seed: int = 0
+    quadratic_seconds: float | None = None
+    """With it, an utterance takes d + d² / quadratic_seconds of `batch_seconds`, d being how long it lasts: the memory
+    of full attention grows with the square."""
     shortest_first: bool = False
     """Whether the first epoch takes the steps of a window in the order of length. A new model finds out sooner from
     short sentences which sound belongs to which letter (SortaGrad, https://arxiv.org/abs/1512.02595)."""
+
+    def cost(self, seconds: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """What utterances that last so long take of `batch_seconds`, each."""
+        return seconds + seconds**2 / self.quadratic_seconds if self.quadratic_seconds else seconds
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,7 @@ class EpochPlan:
         shares = [places[falling[owners == rank]] for rank in range(ranks)]
         longest = np.zeros((ranks, max(map(len, shares))))
         for line, share in zip(longest, shares, strict=True):
-            line[: len(share)] = self.seconds[share]
+            line[: len(share)] = self.settings.cost(self.seconds[share])
         sizes = _even_sizes(longest.max(axis=0), self.settings.batch_seconds)
         if sizes[-1] == 1 and len(places) % ranks:  # not every rank has something for the last step
             sizes = [*sizes[:-2], sizes[-2] + 1]
@@ -244,30 +251,30 @@ def _window_edges(units: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return np.append(starts[nearest], len(units))
 
 
-def _fill(seconds: NDArray[np.float64], budget: float) -> list[int]:
+def _fill(costs: NDArray[np.float64], budget: float) -> list[int]:
     """Sizes of batches that take as much as fits, one after the other, and at least one.
 
     >>> _fill(np.array([5.0, 4.0, 4.0, 2.0, 1.0]), 8.0)
     [1, 2, 2]
     """
     sizes, start = [], 0
-    while start < len(seconds):
-        some = seconds[start : start + max(1, int(budget / seconds[start]))]
+    while start < len(costs):
+        some = costs[start : start + max(1, int(budget / costs[start]))]
         padded = np.maximum.accumulate(some) * np.arange(1, len(some) + 1)
         sizes.append(max(1, int(np.searchsorted(padded, budget, side="right"))))
         start += sizes[-1]
     return sizes
 
 
-def _even_sizes(seconds: NDArray[np.float64], budget: float) -> list[int]:
+def _even_sizes(costs: NDArray[np.float64], budget: float) -> list[int]:
     """As many batches as `_fill` makes, the largest as small as it can be.
 
     >>> _even_sizes(np.array([2.0] * 9), 10.0)
     [5, 4]
     """
-    count = len(_fill(seconds, budget))
-    low, high = min(budget, float(seconds.sum()) / count), budget
+    count = len(_fill(costs, budget))
+    low, high = min(budget, float(costs.sum()) / count), budget
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if len(_fill(seconds, middle)) == count else (middle, high)
-    return _fill(seconds, high)
+        low, high = (low, middle) if len(_fill(costs, middle)) == count else (middle, high)
+    return _fill(costs, high)

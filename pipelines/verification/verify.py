@@ -11,7 +11,6 @@ from pipelines.verification.agreement import better_agreement
 from pipelines.verification.config import VerificationConfig
 from pipelines.verification.measure import clipped_share, silence_share, speaking_rates
 from pipelines.verification.phones import Phonemiser, terms_of, worst_phone_distance
-from rayapp.asr.recogniser import Recogniser
 from rayapp.asr.resolve import resolve_recogniser
 from rayapp.errors import UserError
 from rayapp.records import Quality, Utterance
@@ -57,15 +56,13 @@ class Listen(BatchStage):
     def __init__(self, config: VerificationConfig) -> None:
         import torch
 
-        from rayapp.asr.nemo import NemoTransducer
+        from rayapp.asr.open import open_recogniser
 
         assert config.recogniser
         if not config.gpus:
             torch.set_num_threads(1)  # each worker has one CPU
         self.batch_size = config.batch_size
-        self.recogniser: Recogniser = NemoTransducer.load(
-            Path(config.recogniser), device="cuda" if config.gpus else "cpu"
-        )
+        self.recogniser = open_recogniser(Path(config.recogniser), device="cuda" if config.gpus else "cpu")
 
     def on_batch(self, utterances: Sequence[Utterance]) -> Sequence[Utterance | Exception]:
         from rayapp.asr.batching import transcribe_all

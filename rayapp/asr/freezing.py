@@ -78,6 +78,10 @@ class Freezing:
             if (self._starts[name] < 1 if name in self._starts else parameter.requires_grad)
         ]
 
+    def starts(self) -> dict[str, float]:
+        """From which share of the training on parameters learn that do not at first, but that an optimizer needs."""
+        return {name: start for name, start in self._starts.items() if 0 < start < 1}
+
     def shares(self) -> list[float]:
         """Where `apply` changes something, rising, without 0."""
         return sorted({start for start in self._starts.values() if 0 < start < 1})

@@ -1,4 +1,4 @@
-"""NeMo transducers as recognisers: Parakeet TDT, and small models of the same make.
+"""NeMo's recognisers: Parakeet TDT, other transducers, CTC, both at once, and small models of the same make.
 
 NeMo is imported when a model is made or loaded: it costs some 10 seconds and 700 MB.
 """
@@ -10,156 +10,204 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from rayapp.asr.heads import Head, Labels, make_head, words
 from rayapp.asr.phonemes import SLICE_SECONDS, PhonemeLoss
-from rayapp.asr.recogniser import Heard, Word
-from rayapp.asr.tdt_loss import TDTLoss
-from rayapp.asr.text import plain_text
+from rayapp.asr.recogniser import Heard
+from rayapp.asr.tokeniser import PieceTokeniser
 from rayapp.errors import UserError
 from rayapp.records import Audio
 
 
-class NemoTransducer:
-    """An `EncDecRNNTBPEModel` behind the recogniser Protocol."""
+class NemoRecogniser:
+    """An `EncDecRNNTBPEModel`, `EncDecHybridRNNTCTCBPEModel` or `EncDecCTCModelBPE` behind the recogniser Protocol."""
 
     def __init__(self, model: Any, label_noise: float = 0.0) -> None:
-        """label_noise: share of the labels that the prediction network is shown wrongly in training."""
-        _add_cpu_loss(model)
-        # The strided convolutions at the front are a third faster so on a CPU. The input is turned, not
-        # the weights: DeepSpeed broadcasts parameters as bytes and needs them contiguous.
-        first = next(m for m in model.encoder.pre_encode.modules() if isinstance(m, torch.nn.Conv2d))
-        first.register_forward_pre_hook(_channels_last)
+        """label_noise: share of the labels that a prediction network is shown wrongly in training."""
         self.model = model
-        self.module: torch.nn.Module = _LossModule(model, label_noise)
+        self.head = make_head(model)
+        _turn_input(model.encoder)
+        # Else each forward pass waits for all ranks, which need not hear equally many batches.
+        model.encoder.sync_max_audio_length = False
+        self.module: torch.nn.Module = _LossModule(model, self.head, label_noise)
 
     @classmethod
     def build(cls, config: dict[str, Any], device: str = "cpu", label_noise: float = 0.0) -> Self:
         """A new model, with random weights, from a NeMo configuration (see `rayapp.asr.recipes`)."""
-        with _quiet_nemo():
-            from nemo.collections.asr.models import EncDecRNNTBPEModel
+        with quiet_nemo():
+            from nemo.collections.asr.models import ASRModel
             from omegaconf import OmegaConf
 
-            return cls(EncDecRNNTBPEModel(OmegaConf.create(config)).to(device), label_noise)
+            return cls(ASRModel.from_config_dict(OmegaConf.create(config)).to(device), label_noise)
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu", label_noise: float = 0.0) -> Self:
         """From a `.nemo` file. Raises `UserError` where it is missing or is no such file."""
         if not path.is_file():
             raise UserError(f"model file {path} does not exist")
-        with _quiet_nemo():
+        with quiet_nemo():
             from nemo.collections.asr.models import ASRModel
 
             try:
                 model = ASRModel.restore_from(str(path.absolute()), map_location=torch.device(device))
             except Exception as error:
                 raise UserError(f"{path} is not a NeMo model that can be loaded: {error}") from error
-        model.eval()
-        return cls(model, label_noise)
+            model.eval()
+            return cls(model, label_noise)
 
-    @torch.no_grad()
-    def features(self, audio: Audio) -> torch.Tensor:
-        self.model.preprocessor.eval()  # no dither: what is kept must not depend on a draw
-        device = next(self.model.parameters()).device
-        signal = torch.from_numpy(audio)[None].to(device)
-        mels, lengths = self.model.preprocessor(
-            input_signal=signal, length=torch.tensor([signal.shape[1]], device=device)
-        )
-        return mels[0, :, : int(lengths[0])].T.half().cpu()
-
-    def tokenise(self, text: str) -> list[int]:
-        tokens: list[int] = self.model.tokenizer.text_to_ids(plain_text(text))
-        return tokens
+    @cached_property
+    def tokeniser(self) -> PieceTokeniser:
+        each = getattr(self.model.tokenizer, "tokenizers_dict", {"": self.model.tokenizer}).values()
+        return PieceTokeniser([tokenizer.tokenizer.serialized_model_proto() for tokenizer in each])
 
     def learn_phonemes(self, count: int, weight: float) -> None:
         slices_per_frame = round(self._frame_seconds / SLICE_SECONDS)
-        loss = PhonemeLoss(self.model.encoder.d_model, count, slices_per_frame)
+        loss = PhonemeLoss(self.model.encoder._feat_out, count, slices_per_frame)
         assert isinstance(self.module, _LossModule)
-        self.module.phoneme_loss = loss.to(next(self.model.parameters()).device)
+        self.module.phoneme_loss = loss.to(self._device)
         self.module.phoneme_weight = weight
 
-    @torch.inference_mode()
+    def checkpoint_activations(self) -> int:
+        layers = self._conformer("activations cannot be computed anew").layers
+        for layer in layers:
+            norms = [module for module in layer.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+            contexts = partial(_contexts, norms)
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, context_fn=contexts)
+        return len(layers)
+
+    def spec_augment(self, freq_masks: int, time_masks: int, freq_width: int, time_width: int | float) -> None:
+        """Set what SpecAugment hides in training (https://arxiv.org/abs/1904.08779); saved with the model.
+
+        freq_masks, time_masks: how many bands and stretches; 0 and 0 hide nothing.
+        freq_width: of a band at most, in mel features. time_width: of a stretch at most, in frames of 10 ms, or, as
+            a `float`, as a share of the utterance.
+        """
+        from omegaconf import open_dict
+
+        model = self.model
+        with open_dict(model.cfg):
+            model.cfg.spec_augment = {
+                "_target_": "nemo.collections.asr.modules.SpectrogramAugmentation",
+                "freq_masks": freq_masks,
+                "time_masks": time_masks,
+                "freq_width": freq_width,
+                "time_width": time_width,
+            }
+        model.spec_augmentation = model.from_config_dict(model.cfg.spec_augment)
+
+    def long_audio(self, context: tuple[int, int] = (128, 128)) -> None:
+        """Let each frame attend to so many before and after it, not to all: hours fit where minutes did.
+
+        Memory then grows with the length of the audio, not with its square. Call it before training, if at all.
+        """
+        encoder = self._conformer("attention cannot be local")
+        training, biased = encoder.training, encoder._cfg.get("use_bias", True)
+        with quiet_nemo():
+            self.model.change_attention_model("rel_pos_local_attn", list(context))
+            self.model.change_subsampling_conv_chunking_factor(1)
+        for layer in encoder.layers:
+            if not biased:  # NeMo forgets that the model has none, and leaves them at random
+                for linear in layer.self_attn.children():
+                    if isinstance(linear, torch.nn.Linear):
+                        linear.register_parameter("bias", None)
+        encoder.train(training)
+
+    @torch.no_grad()  # not inference_mode: the tables of positions may grow here, and training goes on with them
     def transcribe(self, audio: Sequence[Audio], *, times: bool = False) -> list[Heard]:
         if not audio:
             return []
         self.model.eval()
-        lengths = torch.tensor([len(a) for a in audio])
+        lengths = torch.tensor([len(a) for a in audio], device=self._device)
         signal = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(a.copy()) for a in audio], batch_first=True)
-        device = next(self.model.parameters()).device
-        encoded, encoded_lengths = self.model(input_signal=signal.to(device), input_signal_length=lengths.to(device))
-        hypotheses = self.model.decoding.rnnt_decoder_predictions_tensor(
-            encoded, encoded_lengths, return_hypotheses=True
-        )
-        return [Heard(h.text, self._words(h) if times else ()) for h in hypotheses]
+        if not signal.shape[1]:
+            return [Heard("") for _ in audio]
+        encoded, encoded_lengths = encode(self.model, signal.to(self._device), lengths)
+        if not times:
+            return [Heard(text) for text in self.head.texts(encoded, encoded_lengths)]
+        heard = self.head.pieces(encoded, encoded_lengths)
+        return [Heard(text, words(pieces, self._frame_seconds)) for text, pieces in heard]
 
     def save(self, path: Path) -> None:
-        with _quiet_nemo():
+        with quiet_nemo():
             self.model.save_to(str(path.absolute()))
+
+    def export(self, path: Path) -> None:
+        """Write the networks behind the mel features as `.onnx` or `.ts` (TorchScript), by the suffix.
+
+        CTC becomes one file. A transducer becomes two, `encoder-` and `decoder_joint-` before the name. The model
+        cannot be trained any more afterwards.
+        """
+        self.model.eval()
+        with quiet_nemo():
+            self.model.export(str(path.absolute()))
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def _frame_seconds(self) -> float:
         """Between two frames of the encoder."""
         return float(self.model.cfg.preprocessor.window_stride * self.model.encoder.subsampling_factor)
 
-    def _words(self, hypothesis: Any) -> tuple[Word, ...]:
-        """Word times from the frames at which the tokens were emitted and how long each lasted."""
-        frame_seconds = self._frame_seconds
-        pieces = self.model.tokenizer.ids_to_tokens([int(i) for i in hypothesis.y_sequence])
-        starts = [int(t) for t in hypothesis.timestamp]
-        durations = [int(d) for d in hypothesis.token_duration] if hypothesis.token_duration is not None else []
-        words: list[Word] = []
-        for index, (piece, start) in enumerate(zip(pieces, starts, strict=True)):
-            end = start + (durations[index] if index < len(durations) else 1)
-            text = piece.replace("▁", "")
-            if piece.startswith("▁") or not words:
-                words.append(Word(text, start * frame_seconds, end * frame_seconds))
-            else:
-                last = words[-1]
-                words[-1] = Word(last.text + text, last.start_seconds, end * frame_seconds)
-        return tuple(word for word in words if word.text)
+    def _conformer(self, what_not: str) -> Any:
+        from nemo.collections.asr.modules import ConformerEncoder
+
+        if not isinstance(self.model.encoder, ConformerEncoder):
+            raise UserError(f"{what_not} in a model with a {type(self.model.encoder).__name__}: it needs a Conformer")
+        return self.model.encoder
 
 
-def _channels_last(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)
+def encode(model: Any, audio: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Mel features and encoder, and SpecAugment between them in training.
+
+    audio: (batch, samples) float32. lengths: (batch,) int64. Returns (batch, width, frames) and (batch,) int64.
+    """
+    with torch.no_grad():  # NeMo adds dither to the very tensor that it is given
+        features, feature_lengths = model.preprocessor(input_signal=audio.clone(), length=lengths)
+    if model.training and model.spec_augmentation is not None:
+        features = model.spec_augmentation(input_spec=features, length=feature_lengths)
+    encoded, encoded_lengths = model.encoder(audio_signal=features, length=feature_lengths)
+    return encoded, encoded_lengths
 
 
 class _LossModule(torch.nn.Module):
     """The model as one module whose forward is the loss: what DeepSpeed and DDP want to wrap."""
 
-    def __init__(self, model: Any, label_noise: float) -> None:
+    def __init__(self, model: Any, head: Head, label_noise: float) -> None:
         super().__init__()
         self.model = model
+        self.head = head
         self.label_noise = label_noise
         self.phoneme_loss: PhonemeLoss | None = None  # beside the model, so that it is not saved with it
         self.phoneme_weight = 0.0
+        # DDP copies buffers from rank 0, but each rank's table of positions is as long as its longest audio.
+        self._ddp_params_and_buffers_to_ignore = [n for n, _ in self.named_buffers() if n.endswith("pos_enc.pe")]
 
     def forward(
         self,
-        features: torch.Tensor,
-        feature_lengths: torch.Tensor,
-        tokens: torch.Tensor,
-        token_lengths: torch.Tensor,
-        phoneme_slices: torch.Tensor,
-    ) -> torch.Tensor:
-        """features: (batch, frames, mels). tokens: (batch, labels). Lengths: (batch,). Returns a scalar.
-
-        phoneme_slices: (batch, slices), see `rayapp.asr.phonemes`; read only after `learn_phonemes`.
-        """
-        model = self.model
-        encoded, encoded_lengths = model(processed_signal=features.mT.float(), processed_signal_length=feature_lengths)
-        decoded, _, _ = model.decoder(targets=self._shown(tokens), target_length=token_lengths)
-        joint = model.joint(encoder_outputs=encoded, decoder_outputs=decoded)
-        loss: torch.Tensor = model.loss(
-            log_probs=joint, targets=tokens, input_lengths=encoded_lengths, target_lengths=token_lengths
-        )
+        audio: Tensor,
+        audio_lengths: Tensor,
+        tokens: Tensor,
+        token_lengths: Tensor,
+        phoneme_slices: Tensor,
+    ) -> Tensor:
+        """The fields of a `SpeechBatch`; phoneme_slices is read only after `learn_phonemes`. Returns a scalar."""
+        encoded, encoded_lengths = encode(self.model, audio, audio_lengths)
+        loss = self.head.loss(encoded, encoded_lengths, Labels(tokens, token_lengths, self._shown(tokens)))
         if self.phoneme_loss is not None:
             loss = loss + self.phoneme_weight * self.phoneme_loss(encoded, phoneme_slices)
         return loss
 
-    def _shown(self, tokens: torch.Tensor) -> torch.Tensor:
+    def _shown(self, tokens: Tensor) -> Tensor:
         """What the prediction network sees: some of the labels replaced at random.
 
         A small model learns the sentences by heart sooner than the sounds, and then writes what it
@@ -171,41 +219,42 @@ class _LossModule(torch.nn.Module):
         return torch.where(wrong, torch.randint_like(tokens, self.model.tokenizer.vocab_size), tokens)
 
 
-def _add_cpu_loss(model: Any) -> None:
-    """NeMo's TDT loss is a CUDA kernel: put ours beside it, for what lies on the CPU.
+def _turn_input(encoder: Any) -> None:
+    """The strided convolutions at the front are a third faster so on a CPU.
 
-    `loss_name` stays `tdt`: NeMo special-cases that name for the index of the blank.
+    The input is turned, not the weights: DeepSpeed broadcasts parameters as bytes and needs them contiguous.
     """
-    if model.cfg.loss.get("loss_name") != "tdt":
-        return
-    settings = model.cfg.loss.tdt_kwargs
-    ours = TDTLoss(
-        blank=model.loss._blank,
-        durations=list(settings.durations),
-        sigma=settings.get("sigma", 0.0),
-        omega=settings.get("omega", 0.0),
-    )
-    model.loss._loss = _LossByDevice(ours, model.loss._loss)
+    convolutions = (m for m in encoder.modules() if isinstance(m, torch.nn.Conv2d))
+    if first := next(convolutions, None):
+        first.register_forward_pre_hook(_channels_last)
 
 
-class _LossByDevice(torch.nn.Module):
-    """One loss for logits on the CPU, another for those on a GPU."""
+def _channels_last(_module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.contiguous(memory_format=torch.channels_last) for x in inputs)
 
-    def __init__(self, on_cpu: torch.nn.Module, on_gpu: torch.nn.Module) -> None:
-        super().__init__()
-        self.on_cpu, self.on_gpu = on_cpu, on_gpu
-        self.reduction: str | None = None  # NeMo reduces; it sets and resets this attribute around each call
 
-    def forward(
-        self, acts: torch.Tensor, labels: torch.Tensor, act_lens: torch.Tensor, label_lens: torch.Tensor
-    ) -> torch.Tensor:
-        loss = self.on_gpu if acts.is_cuda else self.on_cpu
-        losses: torch.Tensor = loss(acts=acts, labels=labels, act_lens=act_lens, label_lens=label_lens)
-        return losses
+def _contexts(
+    norms: Sequence[torch.nn.Module],
+) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+    """What a layer is computed in, and what it is computed anew in."""
+    return contextlib.nullcontext(), _counted_once(norms)
 
 
 @contextlib.contextmanager
-def _quiet_nemo() -> Iterator[None]:
+def _counted_once(norms: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """While a layer is computed anew, its batch norms write their statistics into copies: they have seen the batch."""
+    statistics = [norm._buffers for norm in norms]
+    for norm, buffers in zip(norms, statistics, strict=True):
+        norm._buffers = {name: buffer.clone() for name, buffer in buffers.items() if buffer is not None}
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, statistics, strict=True):
+            norm._buffers = buffers
+
+
+@contextlib.contextmanager
+def quiet_nemo() -> Iterator[None]:
     """NeMo greets with pages of warnings about what this project does not use."""
     os.environ.setdefault("NEMO_LOG_LEVEL", "ERROR")
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Models built from scratch: small enough to learn on a CPU, of the same make as Parakeet TDT."""
+"""Models built from scratch, of the same make as Parakeet TDT: small enough to learn on a CPU, or as large."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def fastconformer_tdt_small(tokenizer: Path) -> dict[str, Any]:
     """
     width = 128
     return {
+        "target": "nemo.collections.asr.models.EncDecRNNTBPEModel",
         "sample_rate": 16_000,
         "compute_eval_loss": False,
         "log_prediction": False,
@@ -121,7 +122,47 @@ def fastconformer_tdt_small(tokenizer: Path) -> dict[str, Any]:
     }
 
 
-RECIPES: Mapping[str, Any] = {"fastconformer_tdt_small": fastconformer_tdt_small}
+def parakeet_tdt_06b(tokenizer: Path) -> dict[str, Any]:
+    """NeMo configuration of a model as large as Parakeet TDT 0.6B, for 1024 tokens 618 million parameters.
+
+    Of the same make, but wider and deeper, on 128 mel features; regularised as for thousands of hours of speech.
+    """
+    from omegaconf import OmegaConf
+
+    width, narrow = 1024, 640
+    larger = {
+        "model_defaults": {"enc_hidden": width, "pred_hidden": narrow, "joint_hidden": narrow},
+        "preprocessor": {"features": 128},
+        "spec_augment": {"freq_masks": 2, "time_masks": 10, "freq_width": 27, "time_width": 0.05},
+        "encoder": {
+            "feat_in": 128,
+            "n_layers": 24,
+            "d_model": width,
+            "use_bias": False,
+            "subsampling_conv_channels": 256,
+            "ff_expansion_factor": 4,
+            "n_heads": 8,
+            "dropout": 0.1,
+            "dropout_pre_encoder": 0.1,
+            "dropout_att": 0.1,
+        },
+        "decoder": {"prednet": {"pred_hidden": narrow, "pred_rnn_layers": 2, "dropout": 0.2}},
+        "joint": {
+            "fuse_loss_wer": True,
+            "fused_batch_size": 4,
+            "jointnet": {"joint_hidden": narrow, "dropout": 0.2},
+        },
+        "loss": {"tdt_kwargs": {"omega": 0.1}},
+    }
+    merged = OmegaConf.to_container(OmegaConf.merge(fastconformer_tdt_small(tokenizer), larger))
+    assert isinstance(merged, dict)
+    return merged
+
+
+RECIPES: Mapping[str, Any] = {
+    "fastconformer_tdt_small": fastconformer_tdt_small,
+    "parakeet_tdt_06b": parakeet_tdt_06b,
+}
 
 
 def recipe(name: str) -> Any:

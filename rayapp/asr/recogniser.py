@@ -71,33 +71,41 @@ class Recogniser(Protocol):
     """
 
     module: torch.nn.Module
-    """Its forward takes a training batch (`features, feature_lengths, tokens, token_lengths, phoneme_slices`) and
-    returns the loss."""
+    """Its forward takes the fields of a `SpeechBatch` and returns the loss, a scalar: the mean over the batch. The
+    features that the model sees are computed inside, on the module's device, without a gradient."""
+
+    @property
+    def tokeniser(self) -> Tokeniser:
+        """Of the texts that it learns."""
+        ...
 
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> Self:
-        """From what `save` wrote. Raises `UserError` for a file that is no such model."""
-        ...
-
-    def features(self, audio: Audio) -> torch.Tensor:
-        """What the model sees of an audio, (frames, mels) float16: always the same, so that training keeps it."""
-        ...
-
-    def tokenise(self, text: str) -> list[int]:
-        """The training target of a text."""
+        """From what `save` wrote. Raises `UserError` for a path that is no such model."""
         ...
 
     def learn_phonemes(self, count: int, weight: float) -> None:
         """From now on `module` adds to its loss how badly the encoder tells `count` phonemes apart, times `weight`.
 
-        What is added for it is not saved with the model.
+        What is added for it is not saved with the model. Raises `UserError` where the model cannot be taught so.
+        """
+        ...
+
+    def checkpoint_activations(self) -> int:
+        """From now on layers forget their activations and compute them anew in the backward pass: less memory for
+        about a third more work. The loss and its gradient stay the same.
+
+        Returns how many layers do so.
         """
         ...
 
     def transcribe(self, audio: Sequence[Audio], *, times: bool = False) -> list[Heard]:
-        """One `Heard` per audio, in order; padded and decoded as one batch."""
+        """One `Heard` per audio, in order; padded and decoded as one batch.
+
+        times: fill in `Heard.words`, with times and confidences.
+        """
         ...
 
     def save(self, path: Path) -> None:
-        """Write the whole model as one file."""
+        """Write the whole model: one `.nemo` file, or a folder in Hugging Face's layout."""
         ...

@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 
 from rayapp.asr.adapters import ADAPTER_CONFIG, Adaptable
 from rayapp.asr.recogniser import Heard, Tokeniser, Word
+from rayapp.asr.resolve import WHISPER_COPIES, WHISPER_FILES, is_on_hub
 from rayapp.errors import RejectedError, UserError
 from rayapp.records import Audio
 
@@ -410,10 +411,13 @@ def _base_of(adapter: Path) -> Path:
     if base and Path(base).is_dir():
         return Path(base)
     mend = f"set base_model_name_or_path in {adapter / ADAPTER_CONFIG} to the folder of the model"
-    if not base or not re.fullmatch(r"[\w.-]+/[\w.-]+", base):
+    if not base or not is_on_hub(base):
         raise UserError(f"the base of the adapter {adapter} is {base}, which is no folder here: {mend}")
-    files = ["*.json", "*.txt", "*.safetensors"]
-    wanted: dict[str, Any] = {"revision": revision, "allow_patterns": files, "ignore_patterns": ["*.fp32*", "*/*"]}
+    wanted: dict[str, Any] = {
+        "revision": revision,
+        "allow_patterns": list(WHISPER_FILES),
+        "ignore_patterns": list(WHISPER_COPIES),
+    }
     try:
         return Path(snapshot_download(base, local_files_only=True, **wanted))
     except LocalEntryNotFoundError:

@@ -14,26 +14,28 @@ def command(
     home: Home = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Train a recogniser on manifests, in Ray Train with DeepSpeed.
+    """Train a recogniser on manifests, in Ray Train with DeepSpeed or DDP.
 
-    Starts from a recipe (a new model) or from an earlier `.nemo`; the model with the lowest word error
-    rate on the validation split is kept as `model.nemo`.
+    Starts from a recipe (a new model) or from an earlier one: Parakeet and others of NeMo's, or Whisper, by path,
+    registry or hub name. The model with the lowest word error rate on the validation manifests is kept. The same
+    command goes on where a run was interrupted.
 
     Example: `rayapp train configs/train.yaml --set learning_rate=1e-3 --set workers=2`
     """
     with command_output(as_json) as output:
-        from pipelines.training.config import TrainingConfig
+        from pipelines.config import TrainConfig
         from rayapp.config import load_config
 
-        config = load_config(TrainingConfig, config_file, overrides or [])
+        config = load_config(TrainConfig, config_file, overrides or [])
 
-        from pipelines.training.train import MODEL_FILE, train
+        from pipelines.train import train
+        from rayapp.asr.resolve import trained_model
         from rayapp.ray_session import ray_session
 
         with output.step("train", f"training {config.output}") as progress, ray_session(address):
             figures = train(config, home, progress)
         values = {
-            "model": str((config.output / MODEL_FILE).absolute()),
+            "model": str(trained_model(config.output).absolute()),
             **figures,
             "seconds_by_step": output.seconds_by_step,
         }

@@ -16,7 +16,9 @@ def command(
     paths: Annotated[
         list[Path], typer.Argument(metavar="FILES…", help="Recordings: WAV, FLAC, OGG or MP3.", show_default=False)
     ],
-    model: Annotated[str, typer.Option(help="Name in the registry, or path of a `.nemo` file.")] = "medical-asr",
+    model: Annotated[
+        str, typer.Option(help="Path of a model, name in the registry, or of Hugging Face's hub.")
+    ] = "medical-asr",
     home: Home = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
@@ -30,14 +32,14 @@ def command(
 
         audio = [decode(path) for path in paths]  # a bad file is said before the model is loaded
 
-        from rayapp.registry import Registry
+        from rayapp.asr.resolve import resolve_recogniser
 
-        path = Path(model) if model.endswith(".nemo") else Registry(home).resolve(model)
+        path = resolve_recogniser(model, home)
         with output.step("load", f"loading {model}"):
             from rayapp.asr.batching import transcribe_all
-            from rayapp.asr.nemo import NemoTransducer
+            from rayapp.asr.open import open_recogniser
 
-            recogniser = NemoTransducer.load(path)
+            recogniser = open_recogniser(path)
         with output.step("transcribe", "listening"):
             heard = transcribe_all(recogniser, audio)
         rows = [

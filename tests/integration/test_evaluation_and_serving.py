@@ -103,12 +103,12 @@ def recording(small_manifest):
 
 
 def test_the_official_client_gets_what_the_model_hears(client, recording, small_model):
-    from rayapp.asr.nemo import NemoTransducer
+    from rayapp.asr.nemo import NemoRecogniser
     from rayapp.audio.codec import decode
 
     answer = client.audio.transcriptions.create(model="medical-asr", file=recording)
     audio = decode(recording[1])
-    assert answer.text == NemoTransducer.load(small_model / "model.nemo").transcribe([audio])[0].text
+    assert answer.text == NemoRecogniser.load(small_model / "model.nemo").transcribe([audio])[0].text
     assert answer.usage.seconds == pytest.approx(len(audio) / 16_000, abs=0.01)
 
 

@@ -59,9 +59,11 @@ def start(tmp_path):
         process.wait()
 
 
-def children():
-    """All processes that were started from this one, but for those that ended meanwhile."""
-    return psutil.Process().children(recursive=True)
+def running(name):
+    """Processes that were started from this one and have a name in their command line, which a zombie has not."""
+    ours = {process.pid for process in psutil.Process().children(recursive=True)}
+    named = [p for p in psutil.process_iter(["cmdline"]) if name in " ".join(p.info["cmdline"] or [])]
+    return [process for process in named if process.pid in ours]
 
 
 def until(condition):
@@ -111,17 +113,6 @@ def config(serve):
     )
 
 
-@pytest.fixture
-def cluster():
-    """A head and a node, each of which has a CPU; they are killed at the end."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    yield cluster
-    cluster.shutdown()
-
-
 def test_a_run_whose_worker_driver_node_and_driver_again_are_killed_has_the_same_rows(
     ray, start, config, cluster, s3, tmp_path
 ):
@@ -131,7 +122,7 @@ def test_a_run_whose_worker_driver_node_and_driver_again_are_killed_has_the_same
 
     run = start(config, output, RAY_ADDRESS=cluster.address)
     until(lambda: shards(output) >= 1)
-    next(process for process in children() if "MapBatches(Worker)" in " ".join(process.cmdline())).kill()
+    running("MapBatches(Worker)")[0].kill()
     until(lambda: shards(output) >= 3)
     run.kill()
     assert shards(output) < count_pieces(f"{alone}/plan/round-00")

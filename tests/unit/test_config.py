@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.config import QuickstartConfig, SynthesisConfig
+from pipelines.config import QuickstartConfig, SynthesisConfig, TrainConfig
 from rayapp.config import StepConfig, load_config, save_config
 from rayapp.errors import UserError
 
@@ -22,10 +22,10 @@ def settings(tmp_path):
 
 
 def test_the_command_line_beats_the_environment_and_that_beats_the_file(settings):
-    path = settings("training: {learning_rate: 0.1, epochs: 7, batch_size: 3}")
+    path = settings("training: {learning_rate: 0.1, epochs: 7, workers: 3}")
     environment = {"RAYAPP_TRAINING__LEARNING_RATE": "0.2", "RAYAPP_TRAINING__EPOCHS": "8", "RAYAPP_CACHE": "/tmp"}
     config = load_config(QuickstartConfig, path, ["training.learning_rate=1e-3"], environment)
-    assert (config.training.learning_rate, config.training.epochs, config.training.batch_size) == (1e-3, 8, 3)
+    assert (config.training.learning_rate, config.training.epochs, config.training.workers) == (1e-3, 8, 3)
 
 
 def test_one_key_of_a_section_leaves_the_others_as_they_are(settings):
@@ -68,7 +68,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_the_saved_settings_give_the_same_settings_again(tmp_path):
-    config = load_config(QuickstartConfig, None, ["lexicon.take=10", "training.deepspeed.gradient_clipping=0.5"], {})
+    config = load_config(QuickstartConfig, None, ["lexicon.take=10", "training.gradient_clipping=0.5"], {})
     path = save_config(config, tmp_path)
     assert load_config(QuickstartConfig, path, [], {}) == config
     assert json.loads(path.read_text())["lexicon"]["take"] == 10
@@ -88,13 +88,12 @@ def test_the_shipped_quickstart_file_says_what_the_defaults_say(shipped_configs)
 def shipped_configs() -> list[tuple[Path, type[StepConfig]]]:
     from pipelines.evaluation.config import EvaluationConfig
     from pipelines.release.config import ReleaseConfig
-    from pipelines.training.config import TrainingConfig
     from serve.config import ServeConfig
 
     kinds = {
         "quickstart": QuickstartConfig,
         "synthesize": SynthesisConfig,
-        "train": TrainingConfig,
+        "train": TrainConfig,
         "evaluate": EvaluationConfig,
         "release": ReleaseConfig,
         "serve": ServeConfig,
@@ -115,6 +114,7 @@ def test_every_setting_is_explained():
 
     assert list(unexplained(QuickstartConfig)) == []
     assert list(unexplained(SynthesisConfig)) == []
+    assert list(unexplained(TrainConfig)) == []
 
 
 def test_numbers_in_yaml_are_numbers_in_every_spelling(settings):

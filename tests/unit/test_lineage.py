@@ -47,7 +47,7 @@ def trained(tmp_path):
             output=tmp_path / name,
             sources=(SourceConfig(manifest=manifest),),
             validation=(SourceConfig(manifest=manifest, split="validation"),),
-            model=ModelConfig(path=f"{start}/model.nemo") if start else ModelConfig(recipe="fastconformer_tdt_small"),
+            model=ModelConfig(start=f"{start}/model.nemo") if start else ModelConfig(recipe="fastconformer_tdt_small"),
         )
         return publish(config, "model.nemo")
 

@@ -71,6 +71,18 @@ def test_a_matrix_moves_by_as_much_as_the_learning_rate_says():
     assert torch.linalg.svdvals(update).median().item() == pytest.approx(1.0, abs=0.35)
 
 
+@pytest.mark.parametrize("config", [MUON, MUON.model_copy(update={"optimizer": "adamw"})])
+def test_what_learns_later_has_a_group_of_its_own_and_the_last_group_starts_first(config):
+    module = Encoder()
+    module.embedding.requires_grad_(False)
+    starts = {"encoder.layers.0.weight": 0.3, "encoder.layers.0.bias": 0.3}
+    groups = make_optimizer(module, config, starts).param_groups
+    later = {id(p) for group in groups if group["starts_at"] == 0.3 for p in group["params"]}
+    assert later == {id(module.encoder.layers[0].weight), id(module.encoder.layers[0].bias)}
+    assert (groups[-1]["starts_at"], groups[-1]["lr"]) == (0.0, config.learning_rate)
+    assert sum(len(group["params"]) for group in groups) == 6  # without the embedding
+
+
 def test_ranks_that_share_the_work_out_make_the_step_of_one(tmp_path):
     from serve.run import free_port
 

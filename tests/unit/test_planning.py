@@ -137,6 +137,15 @@ def test_batches_stay_within_their_seconds():
             assert plan.seconds[batch].max() * len(batch) <= 60.0
 
 
+def test_long_utterances_can_take_more_of_a_batch_than_they_last():
+    plan = plan_of(5000, batch_seconds=60.0, quadratic_seconds=10.0)
+    batches = [plan.seconds[batch] for step in steps_from(plan, Position(), 2) for batch in step.batches]
+    assert all((batch.max() + batch.max() ** 2 / 10) * len(batch) <= 60 or len(batch) == 1 for batch in batches)
+    long = [batch.max() * len(batch) for batch in batches if batch.max() > 10]
+    short = [batch.max() * len(batch) for batch in batches if batch.max() < 3]
+    assert np.mean(long) < 0.7 * np.mean(short)
+
+
 def test_no_more_steps_are_taken_than_the_seconds_need():
     plan = plan_of(8192, batch_seconds=240.0)
     steps = list(steps_from(plan, Position(), 2))

@@ -29,6 +29,20 @@ FILES = {
     "openai/whisper": {"model.safetensors": b"weights of another kind"},
     "nvidia/pair": {"a.nemo": b"one", "more/b.nemo": b"other"},
     "nvidia/gated": {"gated.nemo": b"not for everyone"},
+    "openai/whisper-tiny": {
+        "config.json": b'{"model_type": "whisper"}',
+        "model.safetensors": b"weights",
+        "model.fp32-00001-of-00002.safetensors": b"more of them",
+        "onnx/model.safetensors": b"for others",
+        "pytorch_model.bin": b"a pickle",
+        "tf_model.h5": b"for others",
+        "flax_model.msgpack": b"for others",
+        "tokenizer.json": b"{}",
+        "merges.txt": b"",
+    },
+    "openai/whisper-old": {"config.json": b'{"model_type": "whisper"}', "pytorch_model.bin": b"a pickle"},
+    "ward/adapter": {"adapter_config.json": b"{}", "adapter_model.safetensors": b"a little"},
+    "facebook/wav2vec": {"config.json": b'{"model_type": "wav2vec2"}', "model.safetensors": b"weights"},
 }
 
 
@@ -82,7 +96,8 @@ def ask(tmp_path: Path) -> Iterator[Ask]:
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     script = (
         "import sys; from rayapp.asr.resolve import *\n"
-        "try: print(resolve_recogniser(sys.argv[1]).read_text())\n"
+        "try: found = resolve_recogniser(sys.argv[1]); "
+        "print(found.read_text() if found.is_file() else ' '.join(sorted(p.name for p in found.iterdir())))\n"
         "except UserError as error: print(error)"
     )
 
@@ -137,7 +152,7 @@ def test_a_name_that_the_registry_does_not_have_gets_those_that_it_has(registry)
 
 def test_a_version_whose_file_is_gone_is_said(registry):
     resolve_recogniser("ward", registry).unlink()
-    with pytest.raises(UserError, match=r"ward@champion at .*model\.nemo, where no file is"):
+    with pytest.raises(UserError, match=r"ward@champion at .*model\.nemo, where no model is"):
         resolve_recogniser("ward", registry)
 
 
@@ -153,7 +168,7 @@ def test_no_registry_is_made_where_there_is_none(tmp_path):
         ("missing.nemo", "does not exist"),
         ("nvidia/no/such", "is the name of no recogniser"),
         ("s3://bucket/model", "is the name of no recogniser"),
-        ("tests/unit", "is a folder"),
+        ("tests/unit", "is a folder without a model"),
     ],
 )
 def test_what_is_no_name_is_told_which_there_are(name, what):
@@ -169,12 +184,89 @@ def test_a_model_of_the_hub_is_fetched_once_and_taken_from_the_cache_without_a_n
     assert ask("nvidia/parakeet", HF_ENDPOINT="http://127.0.0.1:9") == "weights of a small bird"
 
 
+def test_a_whisper_of_the_hub_is_its_folder_with_weights_as_safetensors_alone(ask):
+    whole = "config.json merges.txt model.safetensors tokenizer.json"
+    assert ask("openai/whisper-tiny") == whole
+    assert ask("openai/whisper-tiny", HF_HUB_OFFLINE="1") == whole
+    assert ask("ward/adapter") == "adapter_config.json adapter_model.safetensors"
+
+
+def test_a_folder_with_a_whisper_or_an_adapter_is_taken_as_it_is(tmp_path):
+    for folder, mark in ((tmp_path / "whole", "config.json"), (tmp_path / "part", "adapter_config.json")):
+        folder.mkdir()
+        (folder / mark).write_text('{"model_type": "whisper"}')
+        assert resolve_recogniser(str(folder)) == folder
+    (tmp_path / "config.json").write_text('{"epochs": 3}')
+    with pytest.raises(
+        UserError, match=r"is a folder without a model; give the path of a \.nemo file or of a folder with"
+    ):
+        resolve_recogniser(str(tmp_path))
+
+
+class Catalogue(http.server.BaseHTTPRequestHandler):
+    """NGC, with one model."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/v2/stt_en_bird/stt_en_bird.nemo" else 404)
+        self.end_headers()
+        self.wfile.write(b"weights of a listed bird")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_a_name_that_nemo_lists_in_ngc_is_fetched_once(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Catalogue)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    script = f"""
+from pathlib import Path
+from nemo.collections.asr.models import EncDecCTCModelBPE
+from nemo.core.classes.common import PretrainedModelInfo
+from rayapp.asr.resolve import *
+
+class Birds(EncDecCTCModelBPE):
+    @classmethod
+    def list_available_models(cls):
+        base = "http://127.0.0.1:{server.server_port}/v2"
+        return [PretrainedModelInfo(n, "a bird", f"{{base}}/{{n}}/{{n}}.nemo") for n in ("stt_en_bird", "stt_en_gone")]
+
+for name in ("stt_en_bird", "stt_en_gone", "stt_en_unlisted", "stt_en_bird@champion"):
+    try: print(resolve_recogniser(name, Path("nowhere")).read_text())
+    except UserError as error: print(error)
+input()
+print(resolve_recogniser("stt_en_bird", Path("nowhere")).read_text())
+print(*sorted(p.name for p in Path("cache").rglob("*") if p.is_file()))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"NEMO_CACHE_DIR": "cache", "NO_PROXY": "127.0.0.1"},
+    )
+    assert process.stdin
+    assert process.stdout
+    said = [process.stdout.readline().strip() for _ in range(4)]
+    server.shutdown()
+    server.server_close()
+    rest, _ = process.communicate("\n")
+    assert said[0] == "weights of a listed bird"
+    assert "stt_en_gone cannot be fetched from http://127.0.0.1" in said[1]
+    assert "stt_en_unlisted@champion is to be looked up in the registry" in said[2]
+    assert "stt_en_bird@champion is to be looked up in the registry" in said[3]
+    assert rest.split("\n")[:2] == ["weights of a listed bird", "stt_en_bird.nemo"]
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
         ("nvidia/parrot", "nvidia/parrot does not exist, or is private: correct the name (well-known are nvidia/"),
         ("nvidia/gated", "nvidia/gated must be asked for: accept its terms there, then set HF_TOKEN"),
         ("openai/whisper", "openai/whisper has no .nemo file"),
+        ("facebook/wav2vec", "facebook/wav2vec has no .nemo file, and is no Whisper model"),
+        ("openai/whisper-old", "openai/whisper-old has no weights as .safetensors"),
         ("nvidia/pair", "nvidia/pair has several .nemo files (a.nemo, more/b.nemo): give the path of one"),
     ],
 )

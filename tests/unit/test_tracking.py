@@ -29,6 +29,17 @@ def test_mlflow_keeps_settings_figures_and_texts(tmp_path):
     assert [file.path for file in client.list_artifacts(run.mlflow.run_id)] == ["samples.txt"]
 
 
+def test_names_that_mlflow_refuses_cost_no_run(tmp_path):
+    with tracked_run(tmp_path, "small") as run:
+        run.log_params({"model": {"unfrozen": {"*encoder.layers.*": 0.1}, "frozen": ["*pre_encode*"]}})
+        run.log_metrics([{"step": 1, "validation_wer/speech?date=2024+1.test": 0.5}])
+        run.mlflow.log_manifest("s3://speech/date=2024?endpoint_override=host:1", "0123456789abcdef", ["training"])
+    kept = open_client(tmp_path).get_run(run.mlflow.run_id)
+    assert kept.data.params["model.unfrozen"] == '{"*encoder.layers.*": 0.1}'
+    assert kept.data.metrics == {"validation_wer/speech_date_2024_1.test": 0.5}
+    assert kept.inputs.dataset_inputs[0].dataset.digest == "0123456789abcdef"
+
+
 def test_a_run_that_fails_is_kept_as_failed_everywhere(tmp_path):
     with pytest.raises(ValueError, match="broken"), tracked_run(tmp_path, "small", [partial(CsvRun, tmp_path)]) as run:
         run.log_metrics(ENTRIES)
