@@ -8,6 +8,7 @@ from rayapp.cli import (
     audition,
     doctor,
     evaluate,
+    export,
     lexicon,
     manifest,
     models,
@@ -19,6 +20,7 @@ from rayapp.cli import (
     trace,
     train,
     transcribe,
+    tune_batch,
 )
 
 app = typer.Typer(
@@ -43,8 +45,10 @@ for module in (
     plan,
     audition,
     synthesize,
+    tune_batch,
     train,
     evaluate,
+    export,
     release,
     serve,
     transcribe,
@@ -52,7 +56,7 @@ for module in (
     trace,
     doctor,
 ):
-    app.command(module.__name__.rpartition(".")[2])(module.command)
+    app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)
 for group in (lexicon, manifest):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 
