@@ -149,12 +149,12 @@ def compare(utterances: int, recogniser: str | None, workers: int, folder: Path)
 
 def _untrained_recogniser(folder: Path) -> str:
     """The quickstart's small model with random weights: it costs what a trained one costs."""
-    from rayapp.asr.nemo import NemoTransducer
+    from rayapp.asr.nemo import NemoRecogniser
     from rayapp.asr.recipes import fastconformer_tdt_small, train_tokenizer
 
     texts = [term.text for term in open_lexicon(LexiconConfig()).taught]
     train_tokenizer(texts, folder / "tokenizer", 128)
-    NemoTransducer.build(fastconformer_tdt_small(folder / "tokenizer")).save(folder / "recogniser.nemo")
+    NemoRecogniser.build(fastconformer_tdt_small(folder / "tokenizer")).save(folder / "recogniser.nemo")
     return str(folder / "recogniser.nemo")
 
 
