@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _ON_CPU = 40.0
 _UTTERANCES = ((50e6, (64, 128, 256)), (300e6, (32, 64, 128)), (math.inf, (16, 32, 64)))
 """Of models of at most so many parameters, in GPUs of 8, 16 and 24 GB: NVIDIA's recommendation for NeMo Curator's ASR
-stage (https://docs.nvidia.com/nemo/curator)."""
+stage (https://docs.nvidia.com/nemo/curator). That stage only transcribes; for training it is a guess."""
 _SECONDS_EACH = 4.0
 """That an utterance of the table is taken to last."""
 _SLACK = 0.06
@@ -248,12 +248,15 @@ def tune_on_this_rank(given: dict[str, Any]) -> None:
 
     device = ray.train.torch.get_device()
     config: TrainingConfig = given["config"]
-    recogniser = starting_model(config, given["start"], given["phonemes"], device)
-    buckets = list(dict.fromkeys(_within(recogniser, bucket) for bucket in given["buckets"]))
+    first: Recogniser | None = starting_model(config, given["start"], given["phonemes"], device)
+    assert first
+    buckets = list(dict.fromkeys(_within(first, bucket) for bucket in given["buckets"]))
     in_force: dict[str, Any] = {}
 
     def start() -> Engine:
-        recogniser = starting_model(config, given["start"], given["phonemes"], device)
+        nonlocal first
+        recogniser = first or starting_model(config, given["start"], given["phonemes"], device)
+        first = None
         engine, freezing = make_engine(recogniser, config, expected_steps=1000)
         recogniser.module.train()
         if freezing:
@@ -261,7 +264,6 @@ def tune_on_this_rank(given: dict[str, Any]) -> None:
         in_force.update(engine.in_force())
         return engine
 
-    del recogniser
     memory_bytes = given["memory_bytes"] or torch.cuda.get_device_properties(device).total_memory
     found = largest_batches(start, buckets, device, memory_bytes)
     told = {"buckets": found, "device": device.type, "memory_bytes": memory_bytes}

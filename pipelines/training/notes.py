@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.training.mixture import SetAside
+from rayapp.storage import write_file
 
 
 class Notes:
@@ -52,9 +53,7 @@ class Notes:
         """All of them, or as it was before: a run may be killed at any time."""
         if self.set_aside:
             rows = [{"utterance_id": name, "reason": reason} for name, reason in self.set_aside.items()]
-            aside = self._set_aside_path.with_suffix(".tmp")
-            aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            aside.replace(self._set_aside_path)
+            write_file(self._set_aside_path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:

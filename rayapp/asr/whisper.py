@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 GENERATION_CONFIG = "generation_config.json"
 
-_START = "<|startoftranscript|>"
+START = "<|startoftranscript|>"
 _UNSPOKEN = re.compile(r"<\|.*\|>")
 """A token that tells the decoder what to do, or a time."""
 _UNLABELLED = -100
@@ -162,7 +162,7 @@ class WhisperRecogniser(Adaptable):
 
     def save(self, path: Path) -> None:
         """A folder in Hugging Face's layout; the adapter in use is merged in."""
-        with _quiet():
+        with quiet_transformers():
             self.merge().model.save_pretrained(path)
             self._tokenizer.save_pretrained(path)
             self._extractor.save_pretrained(path)
@@ -189,7 +189,7 @@ class WhisperRecogniser(Adaptable):
         features = log_mel(signal.to(device))
         frames = torch.tensor([-(-len(a) // log_mel.hop) for a in audio], device=device).clamp(min=_FEWEST_FRAMES)
         mask = torch.arange(features.shape[-1], device=device) < frames[:, None]
-        with _quiet(), self._attention_kept():
+        with quiet_transformers(), self._attention_kept():
             generated = self.model.generate(
                 features.to(self.model.dtype),
                 attention_mask=mask.long(),
@@ -372,7 +372,7 @@ def _load_parts(path: Path) -> tuple[Any, Any, Any]:
             f"{path} has an outdated {GENERATION_CONFIG}, or none: copy that of the Whisper that the model was "
             "trained from"
         )
-    if tokenizer.convert_tokens_to_ids(_START) != config.decoder_start_token_id:
+    if tokenizer.convert_tokens_to_ids(START) != config.decoder_start_token_id:
         raise UserError(f"the tokenizer in {path} is not the model's: copy tokenizer.json from where that came from")
     return model, tokenizer, extractor
 
@@ -395,7 +395,7 @@ def _load_tokenizer(path: Path) -> Any:
 @contextlib.contextmanager
 def _loading(path: Path) -> Iterator[None]:
     try:
-        with _quiet():
+        with quiet_transformers():
             yield
     except Exception as error:  # each part has errors of its own
         raise UserError(f"{path} is not a Whisper that can be loaded: {error}") from error
@@ -428,90 +428,8 @@ def _base_of(adapter: Path) -> Path:
         raise UserError(f"the base {base} of the adapter {adapter} cannot be fetched ({error}): {mend}") from error
 
 
-def tiny_whisper(folder: Path, texts: Iterable[str], seconds: int = 30) -> None:
-    """Write a Whisper with random weights that is small enough to learn on a CPU, and its tokenizer, fitted to texts.
-
-    Two layers of width 64 on each side, 0.4 million parameters; the languages, special tokens and times of the large
-    ones.
-
-    seconds: what it hears at once. All audio is padded to that, so that a shorter window is learnt from faster.
-    """
-    from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
-
-    tokenizer, special = _fit_tokenizer(texts)
-    start, end = special[_START], special["<|endoftext|>"]
-    config = WhisperConfig(
-        vocab_size=len(tokenizer),
-        d_model=64,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=128,
-        decoder_ffn_dim=128,
-        max_source_positions=50 * seconds,
-        max_target_positions=96,
-        decoder_start_token_id=start,
-        bos_token_id=end,
-        eos_token_id=end,
-        pad_token_id=end,
-        begin_suppress_tokens=None,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = WhisperForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
-        decoder_start_token_id=start,
-        bos_token_id=end,
-        eos_token_id=end,
-        pad_token_id=end,
-        max_length=config.max_target_positions,
-        is_multilingual=True,
-        language="<|en|>",
-        task="transcribe",
-        lang_to_id={token: number for token, number in special.items() if start < number < special["<|translate|>"]},
-        task_to_id={task: special[f"<|{task}|>"] for task in ("translate", "transcribe")},
-        no_timestamps_token_id=special["<|notimestamps|>"],
-        alignment_heads=[[1, 0], [1, 1]],
-    )
-    with _quiet():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        WhisperFeatureExtractor(chunk_length=seconds).save_pretrained(folder)
-
-
-def _fit_tokenizer(texts: Iterable[str]) -> tuple[Any, dict[str, int]]:
-    """A `WhisperTokenizer`, and the numbers of its special tokens."""
-    import tokenizers
-    from tokenizers import models, pre_tokenizers, trainers
-    from transformers import WhisperTokenizer
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES
-
-    fitted = tokenizers.Tokenizer(models.BPE())
-    fitted.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    fitted.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=512, initial_alphabet=alphabet, show_progress=False)
-    )
-    bpe = json.loads(fitted.to_str())["model"]
-    special = [
-        _START,
-        *(f"<|{code}|>" for code in LANGUAGES),
-        *("<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"),
-    ]
-    tokenizer = WhisperTokenizer(
-        vocab=bpe["vocab"],
-        merges=[tuple(pair) for pair in bpe["merges"]],
-        pad_token="<|endoftext|>",
-        extra_special_tokens=special,
-    )
-    tokenizer.add_tokens([f"<|{second * 0.02:.2f}|>" for second in range(1501)])
-    names = ["<|endoftext|>", *special]
-    return tokenizer, dict(zip(names, tokenizer.convert_tokens_to_ids(names), strict=True))
-
-
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """transformers shows progress bars and warns of settings that are meant."""
     from transformers.utils import logging
 

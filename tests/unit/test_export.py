@@ -104,7 +104,7 @@ def test_onnx_gives_what_the_model_gives(training, features, encoded, tmp_path):
 def test_a_whisper_is_written_for_transformers(tmp_path):
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-    from rayapp.asr.whisper import tiny_whisper
+    from rayapp.asr.tiny_whisper import tiny_whisper
 
     tiny_whisper(tmp_path / "training" / "model", TEXTS)
     export(tmp_path / "training", tmp_path / "out", "transformers", CARD)

@@ -153,7 +153,8 @@ def test_phonemes_are_learnt_from_the_slices_of_a_batch_and_not_saved(build, bat
 
 def test_what_lies_at_a_path_says_whose_recogniser_it_is(build, tmp_path):
     from rayapp.asr.nemo import NemoRecogniser
-    from rayapp.asr.whisper import WhisperRecogniser, WhisperTokeniser, tiny_whisper
+    from rayapp.asr.tiny_whisper import tiny_whisper
+    from rayapp.asr.whisper import WhisperRecogniser, WhisperTokeniser
 
     build("ctc").save(tmp_path / "model.nemo")
     tiny_whisper(tmp_path / "whisper", list(SENTENCES))

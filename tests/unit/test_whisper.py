@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from rayapp.asr.recogniser import SpeechBatch
-from rayapp.asr.whisper import LogMel, WhisperRecogniser, WhisperTokeniser, tiny_whisper
+from rayapp.asr.tiny_whisper import tiny_whisper
+from rayapp.asr.whisper import LogMel, WhisperRecogniser, WhisperTokeniser
 from rayapp.errors import RejectedError, UserError
 from rayapp.records import Audio
 
