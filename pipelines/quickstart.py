@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipelines.config import QuickstartConfig
-from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.config import EvaluationConfig, TestSetConfig
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.release.config import ReleaseConfig
 from pipelines.release.gate import Verdict
@@ -17,6 +17,10 @@ from pipelines.training.train import train
 from rayapp.asr.resolve import trained_model
 from rayapp.config import config_fingerprint
 from rayapp.ids import content_id
+from rayapp.manifest import Manifest
+
+EVERYDAY_TEST = "test_general"
+"""Split of everyday sentences, by which forgetting is noticed."""
 
 
 class Narrator(Protocol):
@@ -68,13 +72,19 @@ def adapt(config: QuickstartConfig, cache: Path, narrator: Narrator) -> Outcome:
     with narrator.step("evaluation", "listening before and after") as progress:
         figures = evaluate(
             EvaluationConfig(
-                output=evaluation,
-                manifest=medical,
-                before=trained_model(base_model),
-                after=trained_model(adapted),
+                output=str(evaluation),
+                sets={
+                    split: TestSetConfig(manifest=str(medical), split=split, general=split == EVERYDAY_TEST)
+                    for split in Manifest(medical).splits
+                    if split.startswith("test")
+                },
+                before=str(trained_model(base_model)),
+                after=str(trained_model(adapted)),
+                heard=str(work / "heard"),
                 workers=config.training.workers,
                 gpus_per_worker=config.training.gpus_per_worker,
             ),
+            home,
             progress,
         )
     with narrator.step("release", "asking the gate") as progress:

@@ -36,6 +36,8 @@ class Use:
     """Of a manifest, those that were read; None for all."""
     key: str | None = None
     """Under which it was published when it was read, where that is told."""
+    section: str = ""
+    """The outermost setting that it stands in, such as `sources`."""
 
     def __str__(self) -> str:
         return f"{'manifest' if self.setting == 'manifest' else 'model'} {self.text}"
@@ -91,6 +93,15 @@ def find_published(root: str | Path, pool: Executor) -> Iterator[Folder]:
             visited = list(pool.map(visit, level))
             yield from (folder for folder, _ in visited if folder)
             level = [path for _, below in visited for path in below]
+
+
+def published_around(path: Path) -> Folder | None:
+    """The published folder that a file or folder lies in, or is; None where there is none."""
+    for folder in (path, *path.absolute().parents):
+        if (folder / COMPLETE).is_file():
+            filesystem, place = open_filesystem(folder)
+            return _open_folder(filesystem, place, str(folder), [], {file.name for file in folder.iterdir()})
+    return None
 
 
 def _visit(filesystem: fs.FileSystem, top: str, base: str, path: str) -> tuple[Folder | None, list[str]]:
@@ -161,19 +172,25 @@ def _working_folder(location: str, output: object) -> str:
 
 
 def _uses(
-    value: object, start: str, setting: str = "", splits: frozenset[str] | None = None, key: str | None = None
+    value: object,
+    start: str,
+    setting: str = "",
+    splits: frozenset[str] | None = None,
+    key: str | None = None,
+    section: str = "",
 ) -> Iterator[Use]:
     """Every text in the settings that may name a folder."""
     if isinstance(value, dict):
         told = value.get("splits") or ([value["split"]] if "split" in value else None)
         splits = frozenset(map(str, told)) if isinstance(told, list) else None
         for name, nested in value.items():
-            yield from _uses(nested, start, name, splits, value.get("key") if "manifest" in value else None)
+            told_key = value.get("key") if "manifest" in value else None
+            yield from _uses(nested, start, name, splits, told_key, section or name)
     elif isinstance(value, list):
         for nested in value:
-            yield from _uses(nested, start, setting, splits, key)
+            yield from _uses(nested, start, setting, splits, key, section)
     elif isinstance(value, str) and ("/" in value or setting == "manifest"):
-        yield Use(value, place_of(value, start), setting, splits, key)
+        yield Use(value, place_of(value, start), setting, splits, key, section)
 
 
 def place_of(location: str | Path, start: str = "") -> str:

@@ -1,10 +1,12 @@
-"""The MLflow model registry: publish, promote, resolve a recogniser."""
+"""The MLflow model registry: publish a recogniser, promote it, take that back, find it, and know who did what when."""
 
 from __future__ import annotations
 
+import getpass
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -14,6 +16,12 @@ from rayapp.tracking import open_client, tracked_run
 
 CHAMPION = "champion"
 """Alias of the version that is served."""
+CHALLENGER = "challenger"
+"""Alias of the version that was released last, and is not served."""
+_MOST_CHARACTERS = 3000
+"""Of a reason: a tag has room for 5000."""
+_EVENT = "rayapp.event."
+"""Begins the tags of a registered model that tell its history; MLflow keeps no other."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,23 @@ class RegisteredModel:
     run_id: str
     evaluation: str
     """Folder of the evaluation that it was released by."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that was decided on a recogniser."""
+
+    when: str
+    """UTC, as ISO 8601 has it."""
+    who: str
+    action: str
+    """`promoted`, `refused` or `rolled back`."""
+    version: str
+    """That was promoted, refused, or taken from the alias."""
+    champion_before: str | None
+    champion: str | None
+    """The version that is served since."""
+    why: str
 
 
 class Registry:
@@ -76,6 +101,65 @@ class Registry:
 
     def promote(self, name: str, version: str, alias: str) -> None:
         self.client.set_registered_model_alias(name, alias, version)
+
+    def crown(self, name: str, version: str, why: str) -> None:
+        """Make a version the champion; nothing happens where it is that."""
+        before = self.champion(name)
+        if before == version:
+            return
+        self.promote(name, version, CHAMPION)
+        if self.version(name, CHALLENGER) == version:
+            self.client.delete_registered_model_alias(name, CHALLENGER)
+        self._record(name, "promoted", version, before, version, why)
+
+    def refuse(self, name: str, version: str, why: str) -> None:
+        """Note that a version was not made the champion; once for each reason."""
+        champion = self.champion(name)
+        if not any(e.action == "refused" and (e.version, e.why) == (version, why) for e in self.history(name)):
+            self._record(name, "refused", version, champion, champion, why)
+
+    def roll_back(self, name: str, why: str) -> Event:
+        """Make the version the champion again that was it before the present one.
+
+        Raises `UserError` where there is none.
+        """
+        champion = self.champion(name)
+        if champion is None:
+            raise UserError(f"the registry has no {name}@{CHAMPION} to roll back; `rayapp models` lists what there is")
+        promoted = [e for e in self.history(name) if e.action == "promoted" and e.version == champion]
+        before = promoted[-1].champion_before if promoted else None
+        if before is None:
+            raise UserError(f"{name} version {champion} is the first champion: there is none to go back to")
+        self.promote(name, before, CHAMPION)
+        return self._record(name, "rolled back", champion, champion, before, why)
+
+    def history(self, name: str) -> Sequence[Event]:
+        """All that was decided on a recogniser, oldest first. Raises `UserError` for a name that is not there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            tags = self.client.get_registered_model(name).tags
+        except MlflowException:
+            known = ", ".join(model.name for model in self.client.search_registered_models()) or "none yet"
+            raise UserError(f"the registry has no model {name}; known: {known}") from None
+        return [Event(**json.loads(tags[tag])) for tag in sorted(tags) if tag.startswith(_EVENT)]
+
+    def champion(self, name: str) -> str | None:
+        """The version that is served; None where none is."""
+        return self.version(name, CHAMPION)
+
+    def version(self, name: str, alias: str) -> str | None:
+        """The version behind an alias; None where there is none."""
+        found = self.client.get_registered_model(name).aliases.get(alias)
+        return None if found is None else str(found)
+
+    def _record(
+        self, name: str, action: str, version: str, before: str | None, champion: str | None, why: str
+    ) -> Event:
+        when = datetime.now(UTC).isoformat(timespec="microseconds")
+        event = Event(when, getpass.getuser(), action, version, before, champion, why[:_MOST_CHARACTERS])
+        self.client.set_registered_model_tag(name, f"{_EVENT}{when}", json.dumps(asdict(event)))
+        return event
 
     def resolve(self, name: str, alias: str = CHAMPION) -> Path:
         """The `.nemo` file or Whisper folder behind an alias. Raises `UserError` where there is none."""

@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pydantic import Field, field_validator
 
-from pydantic import Field
+from rayapp.config import Location, StepConfig
 
-from rayapp.config import StepConfig
+
+class TestSetConfig(StepConfig):
+    """Speech to be judged on: a split of a manifest."""
+
+    __test__ = False  # it is no test of pytest's
+
+    manifest: Location
+    """Folder of the manifest."""
+    split: str = "test"
+    """Split to score."""
+    general: bool = False
+    """Everyday speech, which must not get worse, and not the domain's."""
 
 
 class EvaluationConfig(StepConfig):
-    """Two recognisers on the same speech: before and after."""
+    """A recogniser on any speech, and another to compare it with."""
 
-    output: Path = Path("runs/evaluation")
+    output: Location = "runs/evaluation"
     """Folder of the figures and the report."""
-    manifest: Path
-    """Folder of the manifest."""
-    splits: tuple[str, ...] = (
-        "test",
-        "test_unseen_patterns",
-        "test_unseen_terms",
-        "test_other_synthesiser",
-        "test_general",
-    )
-    """Splits to score."""
-    before: Path
-    """The model to compare with: a `.nemo` file, a Whisper folder, or the output of a training."""
-    after: Path
-    """The model to judge, in the same forms."""
+    sets: dict[str, TestSetConfig]
+    """What to score, each under a name of its own."""
+    after: Location
+    """The recogniser to judge: a path, a name in the registry such as `medical-asr@champion`, or one of a hub."""
+    before: Location | None = None
+    """The one to compare it with; without it, the figures stand alone."""
+    heard: Location = "runs/heard"
+    """Folder that keeps what each recogniser heard, so that nothing is heard twice."""
+    silence_minutes: float = Field(default=10.0, ge=0)
+    """Of silence and noise, in which nothing should be heard; 0 leaves that out."""
     workers: int = Field(default=2, ge=1)
     """Processes that transcribe."""
     gpus_per_worker: float = Field(default=0, ge=0)
     """0 transcribes on the CPU."""
     bootstrap_samples: int = Field(default=2000, ge=100)
-    """Resamples behind each 95 % interval."""
-    examples: int = Field(default=12, ge=0)
-    """Utterances to listen to in the report."""
+    """Draws behind each 95 % interval."""
+    examples: int = Field(default=40, ge=0)
+    """Utterances to listen to in the report: some drawn from each set, and the worst."""
     seed: int = 0
-    """Of the resampling and of the choice of examples."""
+    """Of the draws and of the choice of examples."""
+
+    @field_validator("sets")
+    @classmethod
+    def _some_sets(cls, sets: dict[str, TestSetConfig]) -> dict[str, TestSetConfig]:
+        if not sets:
+            raise ValueError("name at least one set, such as sets.test.manifest")
+        if SILENCE in sets:
+            raise ValueError(f"{SILENCE!r} is the name of the built-in set; call it otherwise")
+        return sets
+
+
+SILENCE = "silence"
+"""Name of the built-in set."""

@@ -1,145 +1,238 @@
-"""The report: one HTML file, with nothing to fetch, that a person can look at and listen to."""
+"""The reports: one HTML file, with nothing to fetch, that a person can look at and listen to; the same as Markdown and
+JSON."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from pipelines.evaluation.config import EvaluationConfig
-from pipelines.evaluation.plots import before_after_bars, learning_curve, shares_by_group
-from rayapp.asr.scoring import contains_term, normalise
+from pipelines.evaluation import plots
+from pipelines.evaluation.config import SILENCE, EvaluationConfig
+from pipelines.evaluation.metrics import METRICS, STATISTICS, TITLES
+from pipelines.evaluation.slices import snr_band
 from rayapp.manifest import Manifest
 
-METRIC_NAMES = {"wer": "Word error rate", "cer": "Character error rate", "term_recall": "Terms heard"}
-_TERM_SPLITS = ("test", "test_unseen_patterns")
+if TYPE_CHECKING:
+    from pipelines.evaluation.evaluate import SetResult
+
+HEADLINE = ("term_recall", "wer", "cer", "false_terms_per_hour", "characters_per_minute")
+_MOST_UTTERANCES = 10_000
+_AUDIO_BYTES = 6_000_000
+"""Of FLAC in the page, at most: with the texts of all utterances it stays below 15 MB."""
+_UTTERANCE_COLUMNS = ["utterance_id", "text", "terms", "category", "voice", "accent", "snr_db", "duration_seconds"]
 
 
-def write_report(
-    path: Path, config: EvaluationConfig, manifest: Manifest, figures: Mapping[str, Any], heard: pa.Table
+def write_reports(
+    folder: Path,
+    config: EvaluationConfig,
+    results: Sequence[SetResult],
+    models: Mapping[str, Mapping[str, str]],
+    notes: Sequence[Mapping[str, str]] = (),
 ) -> None:
-    """figures: what `evaluate` returns. heard: rows of the manifest with `before` and `after`."""
-    rows = heard.to_pylist()
-    history = _history(config.after)
-    plots = [
-        before_after_bars(figures, "term_recall", "Terms heard"),
-        before_after_bars(figures, "wer", "Word error rate"),
-        shares_by_group(_recall_by(rows, lambda row: row["category"]), "Terms heard, by category"),
-        shares_by_group(_recall_by(rows, _snr_band), "Terms heard, by signal-to-noise ratio"),
-    ]
-    if history:
-        plots.append(learning_curve(history))
+    """Writes `report.html`, `report.md` and `report.json`.
+
+    models: `path` and `model_id` of `after` and, where there is one, `before`.
+    notes: lines at the top, each `text` and, for a link, `href`.
+    """
+    told = _told(config, results, models)
+    (folder / "report.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipelines.evaluation"), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("pipelines.evaluation"),
+        autoescape=jinja2.select_autoescape(["html", "html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.j2").render(
-        figures=figures,
-        metrics=METRIC_NAMES,
-        plots=[Markup(plot) for plot in plots],  # our own SVG
-        examples=_examples(config, manifest, rows),
-        terms=_term_table(rows),
-        manifest=config.manifest.name,
-        model=config.after.parent.name,
+    environment.filters |= {"value": _value, "interval": _interval, "title": _title}
+    common = {
+        "told": told,
+        "headline": HEADLINE,
+        "statistics": STATISTICS,
+        "others": [name for name in TITLES if name not in HEADLINE and name not in STATISTICS],
+        "notes": notes,
+        "compared": "before" in models,
+    }
+    markdown = environment.get_template("report.md.j2").render(common)
+    (folder / "report.md").write_text(markdown, encoding="utf-8")
+    html = environment.get_template("report.html.j2").render(
+        common
+        | {
+            "plots": [Markup(plot) for plot in _plots(config, results, models) if plot],  # our own SVG
+            "data": Markup(_script_json(_page_data(config, results, told))),
+        }
     )
-    path.write_text(page, encoding="utf-8")
+    (folder / "report.html").write_text(html, encoding="utf-8")
+
+
+def _told(
+    config: EvaluationConfig, results: Sequence[SetResult], models: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """All figures, as `report.json` has them."""
+    return {
+        "models": {name: dict(model) for name, model in models.items()},
+        "sets": {
+            result.name: {
+                "utterances": result.utterances.num_rows,
+                "hours": round(result.hours, 3),
+                "general": result.general,
+                "manifest": config.sets[result.name].manifest if result.name in config.sets else "built in",
+                "figures": result.figures,
+                "slices": result.slices,
+                "calibration": result.calibration,
+                "overlap_with_training": result.overlap and vars(result.overlap),
+            }
+            for result in results
+        },
+        "terms": [term for result in results for term in result.terms.to_pylist()],
+    }
+
+
+def _value(estimate: Sequence[float], metric: str, signed: bool = False) -> str:
+    """`4.5 %`, or `+0.3`."""
+    number = _number(estimate[0], metric, signed)
+    return number if signed else number + _unit(metric)
+
+
+def _interval(estimate: Sequence[float], metric: str, signed: bool = False) -> str:
+    """`3.1–6.2`, or `−1.2 to +1.8`."""
+    low, high = (_number(end, metric, signed) for end in estimate[1:])
+    return f"{low} to {high}" if signed else f"{low}–{high}"
+
+
+def _number(value: float, metric: str, signed: bool) -> str:
+    unit = METRICS[metric].unit if metric in METRICS else "%"
+    shown = f"{100 * value:.1f}" if unit == "%" else f"{value:.3f}" if unit == "s" else f"{value:.1f}"
+    return ("+" if signed and value > 0 else "") + shown.replace("-", "−")
+
+
+def _unit(metric: str) -> str:
+    unit = METRICS[metric].unit if metric in METRICS else "%"
+    return {"%": " %", "s": " s", "×": "×"}.get(unit, "")
+
+
+def _title(metric: str) -> str:
+    """With the unit, where it is too long to stand behind each figure."""
+    unit = METRICS[metric].unit if metric in METRICS else "%"
+    return TITLES[metric] + (f", {unit}" if unit.startswith("per ") else "")
+
+
+def _plots(
+    config: EvaluationConfig, results: Sequence[SetResult], models: Mapping[str, Mapping[str, str]]
+) -> Iterator[str | None]:
+    spoken = {result.name: result for result in results if result.name != SILENCE}
+    by_set = {name: result.figures for name, result in spoken.items()}
+    yield plots.bars(by_set, "term_recall", "Terms heard")
+    yield plots.bars(by_set, "wer", "Word error rate")
+    first = next((result for result in spoken.values() if not result.general), None)
+    if first:
+        for dimension, title in (("category", "by category"), ("snr", "by signal-to-noise ratio")):
+            if dimension in first.slices:
+                yield plots.bars(first.slices[dimension], "term_recall", f"Terms heard in {first.name}, {title}")
+        if "accent" in first.slices:
+            yield plots.bars(first.slices["accent"], "wer", f"Word error rate in {first.name}, by accent")
+        yield plots.recall_by_training([term for result in spoken.values() for term in result.terms.to_pylist()])
+        yield plots.reliability(first.calibration)
+    yield plots.learning_curve(_history(Path(models["after"]["path"])))
 
 
 def _history(model: Path) -> list[Mapping[str, float]]:
     """How the model's training went, where that lies beside it."""
     metrics = model.parent / "metrics.json"
-    return json.loads(metrics.read_text())["history"] if metrics.is_file() else []
+    found: list[Mapping[str, float]] = json.loads(metrics.read_text())["history"] if metrics.is_file() else []
+    return found
 
 
-def _recall_by(rows: Sequence[Mapping[str, Any]], group: Any) -> dict[str, tuple[float, float]]:
-    """Share of the taught terms heard before and after, per group."""
-    hits: dict[str, list[tuple[bool, bool]]] = {}
-    for row in rows:
-        if row["split"] in _TERM_SPLITS:
-            for term in row["terms"]:
-                hits.setdefault(group(row), []).append(
-                    (contains_term(normalise(row["before"]), term), contains_term(normalise(row["after"]), term))
-                )
-    return {name: tuple(np.mean(values, axis=0).tolist()) for name, values in sorted(hits.items())}
+def _page_data(config: EvaluationConfig, results: Sequence[SetResult], told: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page's tables are made of."""
+    utterances = [row for result in results for row in _utterance_rows(result)]
+    utterances.sort(key=lambda row: (-row["errors"], row["set"], row["id"]))
+    left_out = max(len(utterances) - _MOST_UTTERANCES, 0)
+    sample = _sample(config, results)
+    return {
+        "utterances": [
+            row
+            for number, row in enumerate(utterances)
+            if number < _MOST_UTTERANCES or (row["set"], row["id"]) in sample
+        ],
+        "left_out": left_out,
+        "terms": [_term_row(term) for term in told["terms"]],
+        "audio": {f"{name}/{utterance}": flac for (name, utterance), flac in sample.items()},
+        "compared": "before" in told["models"],
+    }
 
 
-def _snr_band(row: Mapping[str, Any]) -> str:
-    low = int(row["snr_db"] // 5) * 5
-    return f"{low:02d}–{low + 5} dB"
+def _utterance_rows(result: SetResult) -> Iterator[dict[str, Any]]:
+    texts = {model: heard["text"].to_pylist() for model, heard in result.heard.items()}
+    errors = result.counts["after"]["medical.word_errors"]
+    words = np.maximum(result.counts["after"]["medical.words"], 1)
+    for number, row in enumerate(result.utterances.select(_UTTERANCE_COLUMNS).to_pylist()):
+        if result.name == SILENCE and not any(told[number] for told in texts.values()):
+            continue  # as it should be
+        yield {
+            "set": result.name,
+            "id": row["utterance_id"] or str(number),
+            "said": row["text"],
+            "terms": row["terms"] or [],
+            **{model: told[number] or "" for model, told in texts.items()},
+            "errors": round(float(errors[number] / words[number]), 3),
+            "category": row["category"] or "",
+            "voice": row["voice"] or "",
+            "accent": row["accent"] or "",
+            "snr": snr_band(row["snr_db"]),
+            "seconds": round(row["duration_seconds"] or 0.0, 1),
+        }
 
 
-def _term_table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per taught term: how often it was said, and the share heard before and after; worst first."""
-    table: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if row["split"] in _TERM_SPLITS:
-            for term in row["terms"]:
-                entry = table.setdefault(
-                    term, {"term": term, "category": row["category"], "said": 0, "before": 0, "after": 0}
-                )
-                entry["said"] += 1
-                entry["before"] += contains_term(normalise(row["before"]), term)
-                entry["after"] += contains_term(normalise(row["after"]), term)
-    return sorted(table.values(), key=lambda e: (e["after"] / e["said"], e["term"]))
+def _term_row(term: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what the page does not show."""
+    row = {name: term[name] for name in ("set", "term", "category", "trained", "said")}
+    for model in ("before", "after"):
+        if term[f"{model}_heard"] is not None:
+            row |= {f"{model}_{name}": term[f"{model}_{name}"] for name in ("heard", "close", "inserted")}
+            row[f"{model}_recall"] = term[f"{model}_recall"] and [
+                round(term[f"{model}_recall"][part], 3) for part in ("value", "low", "high")
+            ]
+    row["instead"] = [f"{c['heard'] or '(nothing)'} ×{c['times']}" for c in term["after_confusions"] or ()]
+    return row
 
 
-def _examples(config: EvaluationConfig, manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Utterances drawn evenly over the splits, with their audio and their words marked right or wrong."""
+def _sample(config: EvaluationConfig, results: Sequence[SetResult]) -> dict[tuple[str, str], str]:
+    """FLAC in base64 of some utterances: of each set, half drawn and half the worst, as far as the page has room."""
     rng = np.random.default_rng(config.seed)
-    chosen: list[Mapping[str, Any]] = []
-    for number, split in enumerate(config.splits):
-        of_split = [row for row in rows if row["split"] == split]
-        share = config.examples * (number + 1) // len(config.splits) - len(chosen)
-        picks = rng.choice(len(of_split), min(share, len(of_split)), replace=False)
-        chosen += [of_split[int(i)] for i in picks]
-    examples = []
-    for row in chosen:
-        table = manifest.read(row["split"], ["utterance_id", "audio"])
-        flac = table.filter(pc.equal(table["utterance_id"], row["utterance_id"]))["audio"][0]["bytes"].as_py()
-        examples.append(
-            dict(row)
-            | {
-                "audio": base64.b64encode(flac).decode(),
-                "said_words": _mark_terms(row["text"], row["terms"]),
-                "before_words": _mark_differences(row["text"], row["before"]),
-                "after_words": _mark_differences(row["text"], row["after"]),
-            }
-        )
-    return examples
+    chosen: list[tuple[SetResult, int]] = []
+    shares = [result for result in results if result.name in config.sets]
+    for number, result in enumerate(shares):
+        share = config.examples * (number + 1) // len(shares) - config.examples * number // len(shares)
+        rates = result.counts["after"]["medical.word_errors"] / np.maximum(result.counts["after"]["medical.words"], 1)
+        worst = np.argsort(-rates, kind="stable")[: share // 2]
+        others = np.setdiff1d(np.arange(len(rates)), worst)
+        drawn = rng.choice(others, min(share - len(worst), len(others)), replace=False)
+        chosen += [(result, int(row)) for pair in _alternating(worst, drawn) for row in pair]
+    sample: dict[tuple[str, str], str] = {}
+    room = _AUDIO_BYTES
+    for result, row in chosen:
+        of = config.sets[result.name]
+        flac: bytes = Manifest(of.manifest).take(of.split, [row], ["audio"])["audio"][0]["bytes"].as_py()
+        room -= len(flac)
+        if room < 0:
+            break
+        identity = result.utterances["utterance_id"][row].as_py() or str(row)
+        sample[result.name, identity] = base64.b64encode(flac).decode()
+    return sample
 
 
-def _mark_terms(text: str, terms: Sequence[str]) -> Markup:
-    marked = escape(text)
-    for term in terms:
-        start = text.casefold().find(term.casefold())
-        if start >= 0:
-            said = text[start : start + len(term)]
-            marked = escape(text[:start]) + Markup("<b>{}</b>").format(said) + escape(text[start + len(term) :])
-    return marked
+def _alternating(first: np.ndarray, second: np.ndarray) -> Iterator[list[int]]:
+    for place in range(max(len(first), len(second))):
+        yield [int(part[place]) for part in (first, second) if place < len(part)]
 
 
-def _mark_differences(said: str, heard: str) -> Markup:
-    """The words heard: wrong ones and additions in red, `–` where a word is missing."""
-    import jiwer
-
-    reference, hypothesis = normalise(said), normalise(heard)
-    words = hypothesis.split()
-    if not words:
-        return Markup("<i>nothing</i>")
-    parts: list[Markup] = []
-    for chunk in jiwer.process_words(reference, hypothesis).alignments[0]:
-        piece = " ".join(words[chunk.hyp_start_idx : chunk.hyp_end_idx])
-        if chunk.type == "equal":
-            parts.append(escape(piece))
-        elif chunk.type == "delete":
-            parts.append(Markup("<del>–</del>"))
-        else:
-            parts.append(Markup("<mark>{}</mark>").format(piece))
-    return Markup(" ").join(parts)
+def _script_json(data: Mapping[str, Any]) -> str:
+    """JSON that cannot end the script element that it stands in."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +15,7 @@ from rayapp.errors import UserError
 from rayapp.records import Term
 from rayapp.storage import join, open_filesystem, require_complete
 
-_COLUMNS = ["terms", "category", "after"]
+_COLUMNS = ["term", "category", "said", "after_heard"]
 
 
 class WeakTerm(NamedTuple):
@@ -31,20 +29,19 @@ class WeakTerm(NamedTuple):
 def weak_terms(evaluation: str, lexicon: Sequence[Term], below: float) -> list[WeakTerm]:
     """The terms whose recall by the judged model is below `below`, worst first.
 
-    evaluation: a folder that `rayapp evaluate` wrote. All its splits count together.
+    evaluation: a folder that `rayapp evaluate` wrote. All its sets count together.
     lexicon: where language, pronunciation and earlier weight come from, for the terms that stand there.
 
     Raises `UserError` for a folder that is no complete evaluation, or one in which no term was said.
     """
     said, heard = Counter[str](), Counter[str]()
     terms = {same_term(term.text): term for term in lexicon}
-    for row in _heard(evaluation).to_pylist():
-        words = _words(row["after"] or "")
-        for text in row["terms"] or []:
-            key = same_term(text)
-            terms.setdefault(key, Term(text, row["category"] or "other"))
-            said[key] += 1
-            heard[key] += f" {_words(text)} " in f" {words} "
+    for row in _table(evaluation).to_pylist():
+        if row["said"]:
+            key = same_term(row["term"])
+            terms.setdefault(key, Term(row["term"], row["category"] or "other"))
+            said[key] += row["said"]
+            heard[key] += row["after_heard"]
     if not said:
         raise UserError(f"no term is said in evaluation {evaluation}; evaluate splits that have terms")
     weak = [
@@ -64,20 +61,13 @@ def raised(term: Term, recall: float) -> Term:
     return dataclasses.replace(term, weight=round(term.weight * (2 - recall), 4), recall=round(recall, 4))
 
 
-def _heard(evaluation: str) -> pa.Table:
+def _table(evaluation: str) -> pa.Table:
     require_complete(evaluation, "evaluation")
-    filesystem, path = open_filesystem(join(evaluation, "heard.parquet"))
+    filesystem, path = open_filesystem(join(evaluation, "terms.parquet"))
     try:
         return pq.read_table(path, filesystem=filesystem, columns=_COLUMNS)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(
-            f"{evaluation} is no evaluation: its heard.parquet cannot be read ({error}); "
+            f"{evaluation} is no evaluation: its terms.parquet cannot be read ({error}); "
             "give the folder that `rayapp evaluate` wrote"
         ) from None
-
-
-def _words(text: str) -> str:
-    """As evaluation compares: without case, accents, hyphens, and punctuation outside of codes."""
-    letters = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    kept = re.sub(r"[^\w'. ]+", " ", letters.casefold())
-    return " ".join(re.sub(r"\.(?!\d)", " ", kept).split())

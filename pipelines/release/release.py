@@ -1,8 +1,9 @@
-"""Register an evaluated model, and make it the champion if the gate says so."""
+"""Register an evaluated model, and make it the champion if the gate says so; or take that back."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from pipelines.release.config import ReleaseConfig
 from pipelines.release.gate import Verdict, judge
 from rayapp.errors import UserError
 from rayapp.ids import path_id
-from rayapp.registry import CHAMPION, Registry
+from rayapp.registry import CHALLENGER, Registry
 from rayapp.storage import require_complete, step_key
 
 
-def release(config: ReleaseConfig, home: Path) -> tuple[str, list[Verdict]]:
-    """Returns the version and the verdicts; the alias `champion` moves only when all passed.
+def release(config: ReleaseConfig, home: Path, why: str = "") -> tuple[str, list[Verdict]]:
+    """Returns the version and the verdicts. The version is the challenger; `champion` moves only when all passed.
 
     home: folder of the registry, see `rayapp.tracking`.
+    why: kept with the decision, beside the verdicts.
 
     Raises `UserError` where the model's file is gone, or is another than the evaluation judged.
     """
@@ -41,16 +43,22 @@ def release(config: ReleaseConfig, home: Path) -> tuple[str, list[Verdict]]:
         key=step_key(config, config.evaluation),
         evaluation=config.evaluation,
     )
-    if all(verdict.passed for verdict in verdicts):
-        registry.promote(config.model_name, version, CHAMPION)
+    failed = [verdict for verdict in verdicts if not verdict.passed]
+    reasons = "; ".join(f"{verdict.rule}: {verdict.figure}" for verdict in failed or verdicts)
+    reason = f"{why}: {reasons}" if why else reasons
+    if failed:
+        registry.refuse(config.model_name, version, reason)
+        registry.promote(config.model_name, version, CHALLENGER)
+    else:
+        registry.crown(config.model_name, version, reason)
     return version, verdicts
 
 
-def headline(figures: dict[str, Any]) -> dict[str, float]:
-    """One number per split and metric, for the registry's list."""
+def headline(figures: Mapping[str, Any]) -> dict[str, float]:
+    """One number per set and figure, for the registry's list."""
     return {
-        f"{split}.{metric}": round(values["after"][0], 4)
-        for split, metrics in figures.items()
+        f"{name}.{metric}": round(values["after"][0], 4)
+        for name, metrics in figures.items()
         for metric, values in metrics.items()
-        if isinstance(values, dict) and values["after"] is not None
+        if isinstance(values, dict) and values.get("after") is not None
     }

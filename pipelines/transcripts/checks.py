@@ -10,8 +10,8 @@ from typing import Any
 
 from pipelines.transcripts.config import ChecksConfig
 from pipelines.transcripts.occurrences import occurrences
-from pipelines.transcripts.scripts import LATIN_AT_HOME, script_of, scripts_of, words
 from rayapp.records import Slot, Term
+from rayapp.text.scripts import LATIN_AT_HOME, script_of, scripts_of, words
 
 _SIGNS = frozenset(
     " .,;:!?'\"()-/%&+=<>$£€#@°~^"

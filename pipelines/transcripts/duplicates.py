@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 
 from pipelines.transcripts.config import ChecksConfig
-from pipelines.transcripts.scripts import words
+from rayapp.text.scripts import words
 
 _PERMUTATIONS = 128
 _MISSES_COUNT = (0.05, 0.95)

@@ -21,10 +21,10 @@ import numpy as np
 import yaml
 
 from pipelines.transcripts.held_out import split_patterns
-from pipelines.transcripts.scripts import LATIN_AT_HOME, spaced
 from pipelines.transcripts.spans import split_by_language
 from rayapp.ids import evenly_by_category
 from rayapp.records import Term, Transcript
+from rayapp.text.scripts import LATIN_AT_HOME, spaced
 
 _SLOT = re.compile(r"\{(\w+)\}")
 TERM_SLOT, COMPANION_SLOT = "term", "companion"

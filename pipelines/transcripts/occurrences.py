@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from pipelines.transcripts.scripts import LATIN
 from rayapp.records import Term
+from rayapp.text.scripts import LATIN
 
 _APOSTROPHES = "'’"
 _VOWELS = "aeiou"

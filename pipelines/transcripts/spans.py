@@ -8,11 +8,11 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from pipelines.transcripts.mandarin import is_read_in_mandarin
 from pipelines.transcripts.occurrences import occurrences
-from pipelines.transcripts.scripts import LATIN, language_of, script_of, scripts_of
 from rayapp.errors import RejectedError
 from rayapp.records import Span, Term
+from rayapp.text.mandarin import is_read_in_mandarin
+from rayapp.text.scripts import LATIN, language_of, script_of, scripts_of
 
 _TOKEN = re.compile(rf"[{LATIN}](?:[{LATIN}0-9'’./\-]*[{LATIN}0-9])?|°[CF]|\d(?:[\d.,:/\-–]*\d)?|.", re.DOTALL)
 _BREAK = re.compile(r"[，。、；：？！,;:?!.]")

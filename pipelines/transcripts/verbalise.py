@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pipelines.transcripts.english import read_english
-from pipelines.transcripts.mandarin import read_mandarin
 from pipelines.transcripts.occurrences import occurrences
 from rayapp.records import Term
+from rayapp.text.english import read_english
+from rayapp.text.mandarin import read_mandarin
 
 _READERS: dict[str, Callable[[str], str]] = {"en": read_english, "zh": read_mandarin}
 """Voices of other languages read numbers themselves."""

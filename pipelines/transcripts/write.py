@@ -10,7 +10,6 @@ from pipelines.transcripts.config import TranscriptsConfig
 from pipelines.transcripts.generator import Draft, Style
 from pipelines.transcripts.grammar import Grammar
 from pipelines.transcripts.occurrences import occurrences
-from pipelines.transcripts.scripts import spaced
 from pipelines.transcripts.spans import split_by_language
 from pipelines.transcripts.splits import side_of_split, side_of_text
 from pipelines.transcripts.styles import open_style
@@ -18,6 +17,7 @@ from pipelines.transcripts.verbalise import spoken_form
 from rayapp.errors import RejectedError
 from rayapp.records import Slot, Span, Term, Transcript, Utterance
 from rayapp.stage import BatchStage, Resources
+from rayapp.text.scripts import spaced
 
 
 class WriteTranscript(BatchStage):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from rapidfuzz.distance import Levenshtein
 
-from pipelines.verification.units import CJK, occurrences, units_of
+from pipelines.verification.units import CJK, units_of
+from rayapp.text.inflections import occurrences
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from pipelines.verification.units import CJK, occurrences, units_of
+from pipelines.verification.units import CJK, units_of
 from rayapp.errors import RejectedError
 from rayapp.records import PAUSE, Span, Term, Transcript, Utterance
+from rayapp.text.inflections import occurrences
 
 Phonemiser: TypeAlias = Callable[[str, str], Sequence[str]]
 """From a text (IPA between slashes) and the name of a voice to the phonemes, as the voice's engine names them."""

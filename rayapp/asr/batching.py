@@ -8,11 +8,16 @@ from rayapp.asr.recogniser import Heard, Recogniser
 from rayapp.records import SAMPLE_RATE_HZ, Audio
 
 
-def transcribe_all(recogniser: Recogniser, audio: Sequence[Audio], *, max_batch_seconds: float = 120.0) -> list[Heard]:
-    """One `Heard` per audio, in the order given; each batch holds at most so much audio, padding included."""
+def transcribe_all(
+    recogniser: Recogniser, audio: Sequence[Audio], *, times: bool = False, max_batch_seconds: float = 120.0
+) -> list[Heard]:
+    """One `Heard` per audio, in the order given; each batch holds at most so much audio, padding included.
+
+    times: fill in `Heard.words`.
+    """
     heard: list[Heard | None] = [None] * len(audio)
     for batch in _batches([len(a) for a in audio], int(max_batch_seconds * SAMPLE_RATE_HZ)):
-        for index, result in zip(batch, recogniser.transcribe([audio[i] for i in batch]), strict=True):
+        for index, result in zip(batch, recogniser.transcribe([audio[i] for i in batch], times=times), strict=True):
             heard[index] = result
     return heard  # type: ignore[return-value]
 

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from rayapp.cli.options import AsJson, Home
-from rayapp.cli.output import command_output
+from rayapp.cli.output import Output, command_output
 from rayapp.tracking import DEFAULT_HOME
 
 
-def command(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
+def command(
+    history: Annotated[
+        str | None,
+        typer.Option("--history", metavar="NAME", help="Show who promoted, refused or rolled back what, when and why."),
+    ] = None,
+    home: Home = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
     """List the models of the registry, with alias and figures, and the public ones that can be named.
 
-    Example: `rayapp models --json`
+    Example: `rayapp models --history medical-asr`
     """
     with command_output(as_json) as output:
+        if history:
+            _show_history(history, home, output)
+            return
         import dataclasses
 
         from rich.table import Table
@@ -41,3 +56,20 @@ def command(home: Home = DEFAULT_HOME, as_json: AsJson = False) -> None:
         }
         nothing = f"nothing is registered in {home} yet; `rayapp quickstart` makes a first model"
         output.result(values, table if registered else nothing, public)
+
+
+def _show_history(name: str, home: Path, output: Output) -> None:
+    import dataclasses
+
+    from rich.table import Table
+
+    from rayapp.registry import Registry
+
+    events = Registry(home).history(name)
+    table = Table(title=f"What was decided on {name}", title_justify="left")
+    for column in ("when (UTC)", "who", "what", "version", "champion since", "why"):
+        table.add_column(column)
+    for event in events:
+        table.add_row(event.when[:19], event.who, event.action, event.version, event.champion or "–", event.why)
+    nothing = f"nothing was decided on {name} yet"
+    output.result({"history": [dataclasses.asdict(event) for event in events]}, table if events else nothing)

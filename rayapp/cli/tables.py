@@ -12,16 +12,20 @@ from pipelines.release.gate import Verdict
 
 def figures_table(figures: Mapping[str, Any]) -> Table:
     """figures: what `pipelines.evaluation.evaluate` returns."""
-    table = Table(title="Before → after, with 95 % intervals", title_justify="left")
-    for name in ("test", "figure", "before", "after", "change"):
-        table.add_column(name, justify="left" if name in ("test", "figure") else "right")
-    for split, metrics in figures.items():
-        for metric, name in (("wer", "word error rate"), ("term_recall", "terms heard")):
+    compared = any(metrics["wer"]["before"] for metrics in figures.values())
+    table = Table(title=f"{'Before → after' if compared else 'Figures'}, with 95 % intervals", title_justify="left")
+    for name in ("set", "figure", *(("before", "after", "change") if compared else ("value",))):
+        table.add_column(name, justify="left" if name in ("set", "figure") else "right")
+    for name_of_set, metrics in figures.items():
+        for metric, name in _SHOWN.items():
             if metrics[metric]["after"] is None:
                 continue
             before, after, change = (metrics[metric][k] for k in ("before", "after", "change"))
-            difference = f"{100 * change[0]:+.1f} ({100 * change[1]:+.1f} to {100 * change[2]:+.1f})"
-            table.add_row(split.replace("_", " "), name, _share(before), _share(after), difference)
+            row = [name_of_set.replace("_", " "), name]
+            if compared:
+                table.add_row(*row, _value(before, metric), _value(after, metric), _difference(change, metric))
+            else:
+                table.add_row(*row, _value(after, metric))
         table.add_section()
     return table
 
@@ -32,5 +36,28 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
         yield f"gate {mark}: {verdict.rule}: {verdict.figure}"
 
 
-def _share(value: Sequence[float]) -> str:
-    return f"{100 * value[0]:.1f} % ({100 * value[1]:.1f}–{100 * value[2]:.1f})"
+_SHOWN = {
+    "wer": "word error rate",
+    "term_recall": "terms heard",
+    "false_terms_per_hour": "false terms per hour",
+    "characters_per_minute": "characters per minute of none",
+}
+"""What a terminal has room for; the report has the rest."""
+
+
+def _scale(metric: str) -> tuple[float, str]:
+    return (1.0, "") if "_per_" in metric else (100.0, " %")
+
+
+def _value(estimate: Sequence[float] | None, metric: str) -> str:
+    if estimate is None:
+        return "–"
+    scale, unit = _scale(metric)
+    return f"{scale * estimate[0]:.1f}{unit} ({scale * estimate[1]:.1f}–{scale * estimate[2]:.1f})"
+
+
+def _difference(change: Sequence[float] | None, metric: str) -> str:
+    if change is None:
+        return "–"
+    scale, _ = _scale(metric)
+    return f"{scale * change[0]:+.1f} ({scale * change[1]:+.1f} to {scale * change[2]:+.1f})"

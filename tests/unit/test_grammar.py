@@ -5,11 +5,11 @@ import pytest
 
 from pipelines.lexicon.terms import read_terms
 from pipelines.transcripts.grammar import load_grammar
-from pipelines.transcripts.scripts import script_of
 from pipelines.transcripts.spans import split_by_language
 from rayapp.errors import RejectedError
 from rayapp.ids import content_id
 from rayapp.records import Term
+from rayapp.text.scripts import script_of
 
 LOSARTAN = Term("losartan", "drug", pronunciation="low-sartan")
 

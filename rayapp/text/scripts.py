@@ -6,12 +6,12 @@ import re
 import unicodedata
 from functools import cache
 
-_NO_SPACES = r"\u0e01-\u0e4e\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+NO_SPACES = r"\u0e01-\u0e4e\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Thai, kana and Han: words stand without spaces between them."""
 _HAN = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 LATIN = r"A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff"
 """Latin letters, for a character class."""
-_WORD = re.compile(rf"[{_NO_SPACES}]|[^\W_{_NO_SPACES}]+(?:['’.\-][^\W_{_NO_SPACES}]+)*")
+_WORD = re.compile(rf"[{NO_SPACES}]|[^\W_{NO_SPACES}]+(?:['’.\-][^\W_{NO_SPACES}]+)*")
 _HAN_THEN_LATIN = re.compile(rf"(?<=[{_HAN}])(?=[{LATIN}0-9])|(?<=[{LATIN}0-9%])(?=[{_HAN}])")
 _SPACE_IN_HAN = re.compile(
     rf"(?<=[{_HAN}，。、；：？！]) +(?=[{_HAN}，。、；：？！])|(?<=[，。、；：？！]) +| +(?=[，。、；：？！])"

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.transcripts.english_numbers import MONTHS, clock, decade, digits, number, ordinal, paired, year
+from rayapp.text.english_numbers import MONTHS, clock, decade, digits, number, ordinal, paired, year
 
 _Say = Callable[[re.Match[str]], str]
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
@@ -46,14 +46,35 @@ def read_english(text: str) -> str:
     said = text.translate(_VULGAR)
     if _SHOUTED.search(text) and text.isupper():  # capitals throughout are no sign of an abbreviation
         said = said.capitalize()
-    for pattern, say in _rules():
-        said = pattern.sub(say, said)
+    if _needs_reading().search(said):
+        for pattern, say in _rules():
+            said = pattern.sub(say, said)
     return re.sub(r" +([,.;:?!])", r"\1", " ".join(said.split()))
 
 
 @cache
+def unit_names() -> dict[str, tuple[str, str]]:
+    """What units are called, one and many of them, by how they are written.
+
+    >>> unit_names()["mg"]
+    ('milligram', 'milligrams')
+    """
+    return {written: (_unit(written, single=True), _unit(written, single=False)) for written in _table()["units"]}
+
+
+@cache
+def _needs_reading() -> re.Pattern[str]:
+    """Found in every text that some rule changes; most texts are words alone, and there are many rules."""
+    table = _table()
+    return re.compile(
+        rf"[\dµαβγδΔ]|[^\w\s,.'?!;:-]|[A-Z]{{2}}|\b[IVX]|(?<![\w.])(?:{_either(table['words'])})(?!\w)"
+        rf"|(?<!\w)(?:{_either(table['alone'])})(?!\w)|(?i:\bq(?:{_either(table['times'])})\b)"
+    )
+
+
+@cache
 def _table() -> dict[str, Any]:
-    return yaml.safe_load((files("pipelines.transcripts") / "spoken" / "en.yaml").read_text("utf-8"))
+    return yaml.safe_load((files("rayapp.text") / "spoken" / "en.yaml").read_text("utf-8"))
 
 
 @cache

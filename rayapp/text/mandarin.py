@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.transcripts.scripts import spaced
+from rayapp.text.scripts import spaced
 
 _Say = Callable[[re.Match[str]], str]
 _DIGITS = "零一二三四五六七八九"
@@ -87,7 +87,7 @@ def _below_ten_thousand(value: int) -> str:
 
 @cache
 def _table() -> dict[str, Any]:
-    return yaml.safe_load((files("pipelines.transcripts") / "spoken" / "zh.yaml").read_text("utf-8"))
+    return yaml.safe_load((files("rayapp.text") / "spoken" / "zh.yaml").read_text("utf-8"))
 
 
 @cache

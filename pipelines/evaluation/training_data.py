@@ -1,0 +1,118 @@
+"""What a model was trained on, read off its lineage, and that no test says what training said."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rayapp.errors import UserError
+from rayapp.ids import content_id
+from rayapp.manifest import Manifest
+from rayapp.published import Folder, Use, published_around
+from rayapp.storage import key_of
+from rayapp.text.normalise import normalise
+
+_COLUMNS = ["text", "language", "terms", "voice", "prompt", "duration_seconds"]
+_ROWS = 8192
+
+
+@dataclass
+class TrainingData:
+    """What a model was trained on, and the models that it started from."""
+
+    told: bool = False
+    """Whether anything is known: a model from elsewhere has no lineage."""
+    missing: list[str] = field(default_factory=list)
+    """Manifests that were read in training, and are not there any more."""
+    hours: float = 0.0
+    terms: Counter[str] = field(default_factory=Counter)
+    """In how many utterances each term is said, by its lower-case text."""
+    voices: set[str] = field(default_factory=set)
+    templates: set[str] = field(default_factory=set)
+    sentences: set[int] = field(default_factory=set)
+    """Hashes of the texts, as they are compared."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What a test set has in common with training, none of which is forbidden but the transcripts."""
+
+    voices: tuple[int, int]
+    """So many of the test's, of so many."""
+    terms: tuple[int, int]
+    templates: tuple[int, int]
+
+
+def training_data(model: Path) -> TrainingData:
+    """model: what `trained_model` found. Only folders that `rayapp train` wrote tell."""
+    data = TrainingData()
+    for use in dict.fromkeys((use.place, use.splits, use.text, use.key) for use in _sources(model, set())):
+        place, splits, text, key = use
+        data.told = True
+        if (there := key_of(place)) is None or key not in (None, there):
+            data.missing.append(text)
+            continue
+        manifest = Manifest(place)
+        for split in sorted(splits or manifest.splits):
+            _read(manifest, split, data)
+    return data
+
+
+def _sources(model: Path, visited: set[str]) -> Iterator[Use]:
+    """The manifests that a model and those that it started from learnt from."""
+    folder = published_around(model)
+    if folder is None or folder.kind == "evaluation" or folder.place in visited:
+        return
+    visited.add(folder.place)
+    yield from (use for use in folder.uses if use.section == "sources" and use.setting == "manifest")
+    for start in _starts(folder):
+        yield from _sources(start, visited)
+
+
+def _starts(folder: Folder) -> list[Path]:
+    return [Path(use.place) for use in folder.uses if use.section == "model" and "://" not in use.place]
+
+
+def _read(manifest: Manifest, split: str, data: TrainingData) -> None:
+    for batch in manifest.batches(split, _COLUMNS, _ROWS):
+        for row in batch.to_pylist():
+            data.hours += (row["duration_seconds"] or 0.0) / 3600
+            data.terms.update({term.casefold() for term in row["terms"] or ()})
+            data.voices.update(filter(None, [row["voice"]]))
+            data.templates.update(filter(None, [row["prompt"]]))
+            if (sentence := _sentence(row)) is not None:
+                data.sentences.add(sentence)
+
+
+def _sentence(row: Mapping[str, Any]) -> int | None:
+    """A hash of what is said; None where that is nothing."""
+    words = normalise(row["text"] or "", "normalised", row.get("language") or "en")
+    return int(content_id(words), 16) if words else None
+
+
+def overlap(name: str, rows: Sequence[Mapping[str, Any]], data: TrainingData) -> Overlap:
+    """What a test has in common with training.
+
+    rows: of the test's manifest, with `utterance_id`, `text`, `language`, `terms`, `voice` and `prompt`.
+
+    Raises `UserError` for a test that shares transcripts with training: it would tell what was learnt by heart.
+    """
+    shared = [row["utterance_id"] for row in rows if _sentence(row) in data.sentences]
+    if shared:
+        raise UserError(
+            f"set {name}: {len(shared)} of its {len(rows)} transcripts stand in the manifests that the model was "
+            f"trained on, such as those of {', '.join(map(str, shared[:3]))}: judge it on others"
+        )
+    return Overlap(
+        _common((row["voice"] for row in rows), data.voices),
+        _common((term.casefold() for row in rows for term in row["terms"] or ()), set(data.terms)),
+        _common((row["prompt"] for row in rows), data.templates),
+    )
+
+
+def _common(tested: Iterable[str | None], trained: set[str]) -> tuple[int, int]:
+    distinct = set(filter(None, tested))
+    return len(distinct & trained), len(distinct)
