@@ -156,7 +156,7 @@ class Registry:
     def _record(
         self, name: str, action: str, version: str, before: str | None, champion: str | None, why: str
     ) -> Event:
-        when = datetime.now(UTC).isoformat(timespec="microseconds")
+        when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # MLflow takes no + in the name of a tag
         event = Event(when, getpass.getuser(), action, version, before, champion, why[:_MOST_CHARACTERS])
         self.client.set_registered_model_tag(name, f"{_EVENT}{when}", json.dumps(asdict(event)))
         return event

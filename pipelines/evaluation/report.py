@@ -152,7 +152,7 @@ def _history(model: Path) -> list[Mapping[str, float]]:
 def _page_data(config: EvaluationConfig, results: Sequence[SetResult], told: Mapping[str, Any]) -> dict[str, Any]:
     """What the page's tables are made of."""
     utterances = [row for result in results for row in _utterance_rows(result)]
-    utterances.sort(key=lambda row: (-row["errors"], row["set"], row["id"]))
+    utterances.sort(key=lambda row: (row["set"] == SILENCE, -row["errors"], row["set"], row["id"]))
     left_out = max(len(utterances) - _MOST_UTTERANCES, 0)
     sample = _sample(config, results)
     return {

@@ -26,7 +26,7 @@ def normalise(text: str, how: Normalisation = "medical", language: str = "en") -
     """A text as it is compared; words stand apart by single spaces, as does each character of a script without any.
 
     >>> normalise("HbA1c 7.5%, give .5mg PO.", "normalised")
-    'hb a one c 7.5% give .5 mg po'
+    'hba one c 7.5% give .5 mg po'
     >>> normalise("HbA1c 7.5%, give .5mg PO.") == normalise("h b a one c seven point five percent give 0.5 mg p.o.")
     True
     """
@@ -121,6 +121,7 @@ def _after() -> tuple[tuple[re.Pattern[str], _Change], ...]:
     singular = {many: one for one, many in unit_names().values() if many != one}
     names = "|".join(sorted(map(re.escape, singular), key=len, reverse=True))
     return (
+        (re.compile(r"[.%](?<!\d[.%])(?!\d)"), lambda _: " "),  # which it leaves at the end
         (re.compile(r"(?<![\d.])\.(?=\d)"), lambda _: "0."),  # point five
         (re.compile(r"\b(\d+\.\d*?)0+(?!\d)"), lambda m: m[1].removesuffix(".")),  # 2.50
         (re.compile(r"\bone\b"), lambda _: "1"),  # which Whisper's writes for each 1

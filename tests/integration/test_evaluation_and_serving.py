@@ -4,15 +4,19 @@ import subprocess
 import sys
 
 import openai
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation import hearing
+from pipelines.evaluation.config import EvaluationConfig, TestSetConfig
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.release.config import GateConfig, ReleaseConfig
 from pipelines.release.release import release
 from rayapp.errors import UserError
 from rayapp.manifest import Manifest
 from rayapp.registry import Registry
+from rayapp.storage import published_folder
 from serve.config import ServeConfig
 from serve.run import free_port, require_free_port, serving
 
@@ -21,16 +25,31 @@ pytestmark = pytest.mark.slow
 SPLITS = ("test", "test_general")
 
 
+def sets(manifest):
+    return {split: TestSetConfig(manifest=manifest, split=split, general=split == "test_general") for split in SPLITS}
+
+
 @pytest.fixture(scope="module")
-def evaluation(ray, small_manifest, small_model, tmp_path_factory):
+def heard(tmp_path_factory):
+    return tmp_path_factory.mktemp("heard")
+
+
+@pytest.fixture(scope="module")
+def evaluation(ray, small_manifest, small_model, heard, tmp_path_factory):
     """A model compared with itself: every change is nothing."""
     output = tmp_path_factory.mktemp("evaluation") / "same"
     model = small_model / "model.nemo"
-    evaluate(
-        EvaluationConfig(
-            output=output, manifest=small_manifest, splits=SPLITS, before=model, after=model, workers=1, examples=4
-        )
+    config = EvaluationConfig(
+        output=output,
+        sets=sets(small_manifest),
+        before=model,
+        after=small_model,
+        heard=heard,
+        silence_minutes=0.5,
+        workers=1,
+        examples=4,
     )
+    evaluate(config, tmp_path_factory.mktemp("tracking"))
     return output
 
 
@@ -48,19 +67,75 @@ def home(evaluation, tmp_path_factory):
 
 def test_an_evaluation_has_figures_what_was_heard_and_a_report(evaluation):
     figures = json.loads((evaluation / "figures.json").read_text())
-    assert set(figures) == set(SPLITS)
+    assert set(figures) == {*SPLITS, "silence"}
     for split in SPLITS:
         before, after, change = (figures[split]["wer"][k] for k in ("before", "after", "change"))
         assert before == after
         assert change == [0, 0, 0]
         assert before[1] <= before[0] <= before[2]
+        assert figures[split]["rtfx"]["after"][0] > 0
+        assert figures[split]["word_time_error"]["after"] is None or figures[split]["word_time_error"]["after"][0] < 5
     assert figures["test_general"]["term_recall"]["after"] is None
-    report = (evaluation / "report.html").read_text()
-    assert report.count("<audio") == 4
-    assert "http://" not in report.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
+    assert figures["silence"]["utterances"] == 2
+    assert figures["silence"]["characters_per_minute"]["after"][0] >= 0
+    assert pq.read_table(evaluation / "terms.parquet").num_rows >= 6
+    assert "test,term_recall," in (evaluation / "figures.csv").read_text()
+    assert (evaluation / "report.html").read_text().count('"audio":{"') == 1
+
+
+def test_what_was_heard_once_is_not_heard_again_but_for_other_speech_or_another_model(
+    ray, evaluation, small_manifest, small_model, heard, tmp_path, monkeypatch
+):
+    asked = []
+    by_ray = hearing._heard_by_ray
+    monkeypatch.setattr(hearing, "_heard_by_ray", lambda new, *rest: (asked.extend(new), by_ray(new, *rest))[1])
+    config = EvaluationConfig(
+        output=tmp_path / "again",
+        sets={"renamed": sets(small_manifest)["test"]},
+        after=small_model,
+        heard=heard,
+        silence_minutes=0.5,
+        workers=1,
+        seed=1,
     )
-    assert "<svg" in report
+    evaluate(config, tmp_path)
+    assert asked == []
+    assert not any(heard.glob(".*"))
+
+
+def test_speech_that_the_model_was_trained_on_is_refused(ray, small_manifest, small_model, tmp_path):
+    trained = {"test": TestSetConfig(manifest=small_manifest, split="train")}
+    with pytest.raises(UserError, match=r"set test: \d+ of its \d+ transcripts stand in the manifests that the model"):
+        evaluate(EvaluationConfig(output=tmp_path / "out", sets=trained, after=small_model), tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"text": [None]}, r"1 of 1 utterances of .*, split 'test', have no text"),
+        (
+            {"audio": [{"bytes": b"no audio", "path": "a.flac"}]},
+            r"set test: the audio of .* `rayapp manifest validate`",
+        ),
+        ({"text": []}, r"split 'test' of .* is empty"),
+    ],
+)
+def test_speech_that_cannot_be_judged_is_named(ray, small_manifest, small_model, tmp_path, changed, message):
+    table = Manifest(small_manifest).read("test").slice(0, len(next(iter(changed.values()))))
+    for name, values in changed.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type))
+    with published_folder(tmp_path / "speech", "speech") as staging:
+        (staging / "data").mkdir()
+        pq.write_table(table, staging / "data" / "test-00000-of-00001.parquet")
+    bad = {"test": TestSetConfig(manifest=tmp_path / "speech")}
+    with pytest.raises(UserError, match=message):
+        evaluate(
+            EvaluationConfig(output=tmp_path / "out", sets=bad, after=small_model, heard=tmp_path / "h", workers=1),
+            tmp_path,
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_tie_is_refused_by_the_usual_gate_and_no_alias_moves(evaluation, tmp_path):

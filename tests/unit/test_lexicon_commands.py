@@ -15,7 +15,6 @@ from pipelines.lexicon.corpus import Corpus, phrases_apart
 from pipelines.lexicon.mine import mine
 from pipelines.lexicon.terms import read_terms
 from pipelines.lexicon.weak import weak_terms
-from rayapp.asr.scoring import count_errors
 from rayapp.errors import UserError
 from rayapp.records import Term
 from rayapp.storage import published_folder
@@ -42,16 +41,17 @@ def notes(tmp_path):
 def evaluation(tmp_path):
     """A folder as `rayapp evaluate` publishes it: losartan is heard once in two, warfarin always, Celexa never."""
     rows = [
-        ("Take losartan now.", ["losartan"], "drug", "take losartan now"),
-        ("Stop losartan and warfarin.", ["losartan", "warfarin"], "drug", "stop low certain and warfarin"),
-        ("E11.9 for Celexa.", ["E11.9", "Celexa"], "code", "e11.9 for so lexa"),
-        ("Good morning.", [], None, "good morning"),
-        ("Celexa.", ["Celexa"], "drug", None),
+        ("test", "losartan", "drug", 1, 0),
+        ("test", "E11.9", "code", 1, 1),
+        ("test", "Celexa", "drug", 2, 0),
+        ("unseen", "losartan", "drug", 1, 1),
+        ("unseen", "warfarin", "drug", 1, 1),
+        ("unseen", "aspirin", "drug", 0, 0),  # written once, and said by nobody
     ]
-    names = ("text", "terms", "category", "after")
+    names = ("set", "term", "category", "said", "after_heard")
     with published_folder(tmp_path / "evaluation", "key") as staging:
         columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-        pq.write_table(pa.table(columns), staging / "heard.parquet")
+        pq.write_table(pa.table(columns), staging / "terms.parquet")
     return str(tmp_path / "evaluation")
 
 
@@ -147,27 +147,12 @@ def test_weak_terms_come_worst_first_with_raised_weights_and_what_the_lexicon_kn
     ]
 
 
-def test_recall_is_counted_as_evaluation_counts_it(evaluation):
-    rows = pq.read_table(f"{evaluation}/heard.parquet").to_pylist()
-    rows += [
-        {"text": "x", "terms": ["follow-up", "Ménière's disease"], "after": "a follow up of menieres disease"},
-        {"text": "x", "terms": ["A1C", "mg", "E11.9"], "after": "A1C. 5 mgs, E11.90"},
-        {"text": "x", "terms": ["A1C", "heart failure"], "after": "(a1c) Heart-Failure!"},
-    ]
-    with published_folder(Path(evaluation), "other") as staging:
-        pq.write_table(pa.Table.from_pylist(rows), staging / "heard.parquet")
-    counted = count_errors([r["text"] for r in rows], [r["after"] or "" for r in rows], [r["terms"] for r in rows])
-    found = weak_terms(evaluation, [], below=1.1)
-    assert sum(entry.said for entry in found) == counted.terms.sum()
-    assert sum(entry.heard for entry in found) == counted.terms_heard.sum()
-
-
 def test_a_folder_that_is_no_evaluation_is_named(tmp_path, evaluation):
     with pytest.raises(UserError, match=r"evaluation .*none does not exist"):
         weak_terms(str(tmp_path / "none"), [], below=0.9)
     with published_folder(tmp_path / "other", "key"):
         pass
-    with pytest.raises(UserError, match=r"is no evaluation: its heard\.parquet cannot be read"):
+    with pytest.raises(UserError, match=r"is no evaluation: its terms\.parquet cannot be read"):
         weak_terms(str(tmp_path / "other"), [], below=0.9)
 
 

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import fs
 
 from pipelines.config import SynthesisConfig
-from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.config import EvaluationConfig, TestSetConfig
 from pipelines.manifests.merge import merge
 from pipelines.manifests.rows import manifest_table
 from pipelines.training.config import ModelConfig, SourceConfig, TrainingConfig
@@ -61,7 +61,8 @@ def judged(tmp_path):
     def make(manifest, before, after):
         before, after = f"{before}/model.nemo", f"{after}/model.nemo"
         output = tmp_path / "evaluation"
-        config = EvaluationConfig(output=output, manifest=manifest, splits=("test",), before=before, after=after)
+        sets = {"test": TestSetConfig(manifest=manifest)}
+        config = EvaluationConfig(output=output, sets=sets, before=before, after=after)
         return publish(config, "figures.json")
 
     return make

@@ -149,13 +149,14 @@ function terms() {
 
 function utterances() {
   const root = document.getElementById("utterances");
+  DATA.utterances.forEach((row, number) => { row.number = number; });
   const show = paged(root, DATA.utterances, PAGE.utterances, utterance);
   const filters = [...root.querySelectorAll("select[data-filter]")];
   for (const filter of filters) options(filter, DATA.utterances.map((row) => row[filter.dataset.filter]));
   const audio = root.querySelector("input[type=checkbox]"), search = root.querySelector("input[type=search]");
   const sort = root.querySelector("select[data-sort]");
   const orders = {
-    worst: (a, b) => b.errors - a.errors,
+    worst: (a, b) => a.number - b.number,
     best: (a, b) => a.errors - b.errors,
     longest: (a, b) => b.seconds - a.seconds,
   };

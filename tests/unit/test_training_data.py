@@ -1,0 +1,72 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.evaluation.training_data import overlap, training_data
+from rayapp.errors import UserError
+from rayapp.storage import published_folder
+
+COLUMNS = ("utterance_id", "text", "language", "terms", "voice", "prompt", "duration_seconds")
+
+
+def row(number, text, terms=(), voice="en-us+m3", prompt="Start {term}."):
+    return dict(zip(COLUMNS, (f"u{number}", text, "en", list(terms), voice, prompt, 3600.0), strict=True))
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A model that was trained on two sentences, from one that was trained on a third."""
+
+    def manifest(name, rows):
+        with published_folder(tmp_path / name, name) as staging:
+            (staging / "data").mkdir()
+            pq.write_table(pa.Table.from_pylist(rows), staging / "data" / "train-00000-of-00001.parquet")
+        return str(tmp_path / name)
+
+    def trained(name, source, start):
+        with published_folder(tmp_path / name, name) as staging:
+            (staging / "model.nemo").write_bytes(b"weights")
+            config = {"sources": [{"manifest": source, "split": "train"}], "model": {"start": start}}
+            (staging / "config.json").write_text(json.dumps(config))
+        return tmp_path / name / "model.nemo"
+
+    base = trained("base", manifest("everyday", [row(1, "Good morning.", prompt="Hello.")]), None)
+    terms = manifest("medical", [row(2, "Start losartan.", ["losartan"]), row(3, "Stop Losartan.", ["Losartan"])])
+    return trained("adapted", terms, str(base))
+
+
+def test_lineage_tells_what_a_model_and_what_it_started_from_were_trained_on(model):
+    data = training_data(model)
+    assert data.told
+    assert data.missing == []
+    assert data.hours == 3.0
+    assert dict(data.terms) == {"losartan": 2}
+    assert data.templates == {"Hello.", "Start {term}."}
+
+
+def test_a_model_from_elsewhere_tells_nothing(tmp_path):
+    (tmp_path / "model.nemo").write_bytes(b"weights")
+    assert not training_data(tmp_path / "model.nemo").told
+
+
+def test_a_manifest_that_is_gone_is_told(model, tmp_path):
+    (tmp_path / "everyday" / "_COMPLETE").unlink()
+    assert training_data(model).missing == [str(tmp_path / "everyday")]
+
+
+def test_a_test_with_a_sentence_of_training_is_refused_however_it_is_written(model):
+    with pytest.raises(UserError, match=r"set test: 1 of its 2 transcripts .* such as those of u8: judge it on others"):
+        overlap("test", [row(7, "Stop warfarin."), row(8, "start LOSARTAN")], training_data(model))
+
+
+def test_what_a_test_shares_besides_is_counted(model):
+    rows = [row(7, "Take losartan.", ["losartan"], voice="new"), row(8, "Take warfarin.", ["warfarin"], prompt="Take.")]
+    found = overlap("test", rows, training_data(model))
+    assert (found.voices, found.terms, found.templates) == ((1, 2), (1, 2), (1, 2))
+
+
+def test_utterances_in_which_nothing_is_said_overlap_with_nothing(model):
+    data = training_data(model)
+    assert overlap("silence", [row(9, "")], data).terms == (0, 0)
