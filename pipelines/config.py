@@ -5,12 +5,14 @@ Light: neither torch nor Ray is imported.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from pipelines.augmentation.config import AugmentationConfig
+from pipelines.evaluation.config import TestSetConfig
 from pipelines.lexicon.config import LexiconConfig
 from pipelines.manifests.config import ManifestsConfig, SizesConfig
 from pipelines.release.config import GateConfig
@@ -108,6 +110,120 @@ _SMALL_MODEL = LearningConfig(
     deepspeed=DeepSpeedConfig(zero_stage=0),  # Muon's; and a small model has little to share out over the ranks
 )
 """How a small model learns in minutes."""
+
+
+class _ExperimentConfig(StepConfig):
+    """Speech that is made, what learns from it, and what it is judged on: settings that chains of trainings share."""
+
+    seed: int = 0
+    """Another seed draws other data and another order."""
+    start: Location
+    """The recogniser to adapt: a path, a name in the registry, or one of a hub. Each training starts from it."""
+    lexicon: LexiconConfig = LexiconConfig(held_out=24)
+    """Which terms are taught, and which are held out."""
+    transcripts: TranscriptsConfig = TranscriptsConfig()
+    """What is said around them."""
+    speech: SpeechConfig = SpeechConfig()
+    """Who says it."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Where it is said."""
+    verification: VerificationConfig = VerificationConfig()
+    """What is checked before it is kept."""
+    sizes: SizesConfig = SizesConfig(
+        test=0, test_unseen_patterns=0, test_unseen_terms=0, test_other_synthesiser=0, test_general=0
+    )
+    """How much speech each training gets."""
+    tests: SizesConfig = SizesConfig(train_per_term=0, validation=480, test_other_synthesiser=0)
+    """How much speech is made to judge all of them on, where `sets` names none."""
+    sets: dict[str, TestSetConfig] = Field(default={})
+    """Speech of your own to judge all of them on, each under a name."""
+    training: LearningConfig = LearningConfig()
+    """How to learn."""
+    replay: tuple[SourceConfig, ...] = ()
+    """General speech that is trained on besides, against forgetting."""
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if not self.sizes.train_per_term:
+            raise ValueError("sizes.train_per_term is 0; there is nothing to learn from: give it 1 or more")
+        return self
+
+    def synthesis(self, output: Path, sizes: SizesConfig, lexicon: LexiconConfig, seed: int) -> SynthesisConfig:
+        return SynthesisConfig(
+            output=str(output),
+            seed=seed,
+            lexicon=lexicon,
+            transcripts=self.transcripts,
+            speech=self.speech,
+            augmentation=self.augmentation,
+            verification=self.verification,
+            manifests=ManifestsConfig(sizes=sizes),
+        )
+
+    def model(self, output: Path, start: str, speech: Sequence[Path]) -> TrainingConfig:
+        """Trained on manifests and on what is replayed; the first manifest decides which checkpoint is kept."""
+        return TrainingConfig(
+            **self.training.model_dump(),
+            output=output,
+            sources=(*(SourceConfig(manifest=str(made)) for made in speech), *self.replay),
+            validation=(SourceConfig(manifest=str(speech[0]), split="validation"),),
+            model=ModelConfig(start=start),
+        )
+
+
+class AdaptConfig(_ExperimentConfig):
+    """Rounds of evaluation, synthesis and training, each planned by the errors of the one before."""
+
+    workdir: Path = Path("runs/adapt")
+    """Where everything goes; one folder for each round."""
+    rounds: int = Field(default=2, ge=1)
+    """At most so many."""
+    target_term_recall: float | None = Field(default=None, gt=0, le=1)
+    """Stop as soon as the lower end of the interval of `gate.term_set` is there."""
+    weight_floor: float = Field(default=0.25, gt=0, le=1)
+    """A term that is heard keeps this share of its sentences, at least."""
+    steering: str = "steering"
+    """The set whose errors plan the next round; without `sets`, what `tests.validation` makes. What is reported on the
+    others is not what was aimed at."""
+    gate: GateConfig = GateConfig()
+    """What a round must show to be released."""
+    model_name: str = Field(default="medical-asr", pattern=r"^[\w-]+$")
+    """Name in the registry."""
+
+    @model_validator(mode="after")
+    def _errors_can_steer(self) -> Self:
+        if self.sets and self.steering not in self.sets:
+            raise ValueError(f"steering is {self.steering!r}, which is none of the sets: {', '.join(self.sets)}")
+        if not self.sets and not self.tests.validation:
+            raise ValueError("tests.validation is 0; the rounds have no errors to be planned by: give it some")
+        return self
+
+
+class AblateConfig(_ExperimentConfig):
+    """The same training on more and less speech, filtered more and less, with and without each augmentation."""
+
+    workdir: Path = Path("runs/ablation")
+    """Where everything goes; one folder for each point."""
+    train_per_term: tuple[int, ...] = (5, 15, 45)
+    """Sizes to compare; none leaves this out."""
+    max_rest_wer: tuple[float, ...] = ()
+    """Thresholds of the filter to compare; they need `verification.enabled` and a recogniser."""
+    augmentations: bool = False
+    """Compare the whole chain with none, and with the chain without each of its transforms."""
+    term_set: str = "test"
+    """The set that shows the terms."""
+    parallel: int = Field(default=1, ge=1)
+    """Trainings at a time; each takes `training.workers` CPUs or GPUs."""
+
+    @model_validator(mode="after")
+    def _something_to_compare(self) -> Self:
+        if not (self.train_per_term or self.max_rest_wer or self.augmentations):
+            raise ValueError("there is nothing to compare: set train_per_term, max_rest_wer or augmentations")
+        if self.max_rest_wer and not (self.verification.enabled and self.verification.recogniser):
+            raise ValueError("max_rest_wer compares filters: set verification.enabled, and verification.recogniser")
+        if any(size < 1 for size in self.train_per_term):
+            raise ValueError(f"train_per_term has {min(self.train_per_term)}; each size must be 1 or more")
+        return self
 
 
 class QuickstartConfig(StepConfig):

@@ -22,6 +22,9 @@ from rayapp.errors import UserError
 from rayapp.ids import content_id
 from rayapp.records import Slot, Term, Voice
 
+_CONTRAST_EVERY = 4
+"""One sentence in so many of a term that is mistaken for another has both."""
+
 
 class _Part(NamedTuple):
     """What one split has of one style."""
@@ -32,6 +35,8 @@ class _Part(NamedTuple):
     patterns: Sequence[Pattern]
     terms: Sequence[Term] = ()
     """None for everyday speech."""
+    contrasts: Sequence[Pattern] = ()
+    """Lists of two terms, in which a term is said beside one that it is mistaken for."""
 
 
 class Planner:
@@ -68,7 +73,10 @@ class Planner:
                 by_category = _by_category(part.terms)
                 for index, (term, pattern) in enumerate(_sentences(part, self.config.seed)):
                     slot_id = content_id("slot", self.config.seed, part.split, part.style.name, term.text, index)
-                    yield self._slot(slot_id, part, pattern, term, by_category[term.category])
+                    rivals = _rivals(part, term, index)
+                    if rivals:
+                        pattern = part.contrasts[index % len(part.contrasts)]
+                    yield self._slot(slot_id, part, pattern, term, rivals or by_category[term.category])
             else:
                 for index in range(part.size):
                     slot_id = content_id("slot", self.config.seed, part.split, part.style.name, None, index)
@@ -179,7 +187,8 @@ def _parts(config: SynthesisConfig, lexicon: Lexicon) -> Iterator[_Part]:
             lists = style.lists() if split == "train" else []
             fitting = [term for term in terms if _fits(term, style)]
             if share:
-                yield _checked(_Part(split, style, share, patterns + lists, fitting))
+                contrasts = [pattern for pattern in lists if pattern.companions == 1]
+                yield _checked(_Part(split, style, share, patterns + lists, fitting, contrasts))
 
     yield from around_terms("train", train, taught, 0)
     yield _Part("train", everyday, sizes.train_everyday, chat)
@@ -244,6 +253,14 @@ def _sentences(part: _Part, seed: int) -> Iterator[tuple[Term, Pattern]]:
     edges = np.cumsum([term.weight for term in terms]) / sum(term.weight for term in terms)
     order = np.searchsorted(edges, (np.arange(part.size) + 0.5) / part.size)
     return ((terms[i], next(queues[terms[i].category])) for i in order)
+
+
+def _rivals(part: _Part, term: Term, index: int) -> list[Term]:
+    """The terms that a term is mistaken for, in one of so many of its sentences; where lists can hold both."""
+    if not part.contrasts or not term.confused_with or index % _CONTRAST_EVERY:
+        return []
+    names = {name.casefold() for name in term.confused_with}
+    return [other for other in part.terms if other.text.casefold() in names and other != term]
 
 
 def _companions(term: Term | None, terms: Sequence[Term], count: int, rng: np.random.Generator) -> tuple[Term, ...]:

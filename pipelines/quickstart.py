@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from pipelines.adapt import EVERYDAY_TEST, Narrator
 from pipelines.config import QuickstartConfig
 from pipelines.evaluation.config import EvaluationConfig, TestSetConfig
 from pipelines.evaluation.evaluate import evaluate
@@ -18,17 +19,6 @@ from rayapp.asr.resolve import trained_model
 from rayapp.config import config_fingerprint
 from rayapp.ids import content_id
 from rayapp.manifest import Manifest
-
-EVERYDAY_TEST = "test_general"
-"""Split of everyday sentences, by which forgetting is noticed."""
-
-
-class Narrator(Protocol):
-    """Tells a person which step is under way; see `rayapp.cli.output`."""
-
-    def step(self, name: str, doing: str) -> Any:
-        """A context manager whose value takes (done, total)."""
-        ...
 
 
 @dataclass
@@ -45,7 +35,7 @@ class Outcome:
     """Folder of the tracking file and the registry."""
 
 
-def adapt(config: QuickstartConfig, cache: Path, narrator: Narrator) -> Outcome:
+def quickstart(config: QuickstartConfig, cache: Path, narrator: Narrator) -> Outcome:
     """From the lexicon to a released model; needs a running Ray. Steps that were done are skipped.
 
     cache: the base model and the speech it learnt from are kept there, by what they were made with.

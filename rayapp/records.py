@@ -39,6 +39,8 @@ class Term:
     """How many sentences it should get, relative to the others."""
     recall: float | None = None
     """Share of its occurrences that the recogniser hears today, where that is known."""
+    confused_with: tuple[str, ...] = ()
+    """Other terms that the recogniser hears in its place: sentences with both teach the difference."""
 
 
 @dataclass(frozen=True)

@@ -73,13 +73,18 @@ class _Judging:
 
 
 def evaluate(
-    config: EvaluationConfig, home: Path = DEFAULT_HOME, progress: Progress = lambda done, total: None
+    config: EvaluationConfig,
+    home: Path = DEFAULT_HOME,
+    progress: Progress = lambda done, total: None,
+    notes: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
     """Transcribe each set and compare; needs a running Ray, unless it was done already.
 
     Publishes at `config.output`: `figures.json` and `.csv`, `terms.parquet`, `heard.parquet` (what each recogniser
     heard in each utterance), `models.json` (which were judged), and the report as `.html`, `.md` and `.json`. The
     figures and the report go to the tracking in `home`, too.
+
+    notes: what the report says at its top; see `write_reports`.
 
     Returns `{set: {figure: {before, after, change, verdict}}}`, each of the first three `[value, low, high]` or None.
 
@@ -108,7 +113,7 @@ def evaluate(
         (staging / "models.json").write_text(json.dumps(models, indent=1) + "\n")
         pq.write_table(pa.concat_tables(_heard(result) for result in results), staging / "heard.parquet")
         pq.write_table(pa.concat_tables(result.terms for result in results), staging / "terms.parquet")
-        write_reports(staging, config, results, models)
+        write_reports(staging, config, results, models, notes)
     _track(config, home, told, output)
     loaded: dict[str, Any] = json.loads((output / "figures.json").read_text())
     return loaded

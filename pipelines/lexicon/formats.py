@@ -13,7 +13,7 @@ from rayapp.errors import UserError
 from rayapp.records import Term
 from rayapp.storage import name_of, open_filesystem, write_file
 
-COLUMNS = ("text", "category", "language", "pronunciation", "weight", "recall")
+COLUMNS = ("text", "category", "language", "pronunciation", "weight", "recall", "confused_with")
 """What a lexicon tells of a term; only the text must be there, and other columns are not read."""
 
 
@@ -164,7 +164,7 @@ def _write_parquet(terms: Sequence[Term]) -> bytes:
 
 
 def _values(term: Term) -> dict[str, Any]:
-    return {name: getattr(term, name) for name in COLUMNS}
+    return {name: getattr(term, name) for name in COLUMNS} | {"confused_with": "; ".join(term.confused_with) or None}
 
 
 def _require_text_column(names: Sequence[str] | None) -> None:

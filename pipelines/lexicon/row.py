@@ -19,8 +19,9 @@ def term_of(row: Mapping[str, Any]) -> Term:
 
     Raises `ValueError` with the reason.
 
-    >>> term_of({"text": "heart  failure ", "category": "", "weight": "2"})
-    Term(text='heart failure', category='other', language='en', pronunciation=None, weight=2.0, recall=None)
+    >>> term = term_of({"text": "heart  failure ", "category": "", "weight": "2"})
+    >>> term.text, term.category, term.language, term.weight
+    ('heart failure', 'other', 'en', 2.0)
     """
     text = _words("text", row.get("text"))
     if not text:
@@ -40,7 +41,13 @@ def term_of(row: Mapping[str, Any]) -> Term:
         pronunciation=_pronunciation(row, text),
         weight=1.0 if weight is None else weight,
         recall=recall,
+        confused_with=tuple(filter(None, (_words(text, part) for part in _parts(row, text)))),
     )
+
+
+def _parts(row: Mapping[str, Any], text: str) -> list[str]:
+    """Terms with semicolons between them."""
+    return _words(text, row.get("confused_with")).split(";")
 
 
 def same_term(text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from rayapp.cli import (
+    ablate,
+    adapt,
     audition,
     doctor,
     evaluate,
@@ -48,6 +50,8 @@ for module in (
     tune_batch,
     train,
     evaluate,
+    adapt,
+    ablate,
     export,
     release,
     serve,

@@ -73,10 +73,10 @@ def _run(config: QuickstartConfig, output: Output) -> tuple[dict[str, Any], Outc
     with contextlib.ExitStack() as stack:
         memory = stack.enter_context(PeakMemory())
         with output.step("ray", "starting Ray"):
-            from pipelines.quickstart import adapt
+            from pipelines.quickstart import quickstart
 
             stack.enter_context(ray_session())
-        outcome = adapt(config, cache_folder(), output)
+        outcome = quickstart(config, cache_folder(), output)
         released = all(verdict.passed for verdict in outcome.verdicts)
         served_model = "the champion" if released else "the adapted model (which the gate refused)"
         with output.step("serving", f"serving {served_model} and asking it about a recording"):

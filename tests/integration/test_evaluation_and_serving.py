@@ -141,7 +141,7 @@ def test_speech_that_cannot_be_judged_is_named(ray, small_manifest, small_model,
 def test_a_tie_is_refused_by_the_usual_gate_and_no_alias_moves(evaluation, tmp_path):
     _, verdicts = release(ReleaseConfig(evaluation=evaluation), tmp_path)
     assert [verdict.passed for verdict in verdicts] == [False, True]
-    with pytest.raises(UserError, match=r"no model medical-asr@champion; known: none yet"):
+    with pytest.raises(UserError, match=r"no model medical-asr@champion; known: medical-asr@challenger"):
         Registry(tmp_path).resolve("medical-asr")
 
 

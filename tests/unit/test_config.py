@@ -86,6 +86,7 @@ def test_the_shipped_quickstart_file_says_what_the_defaults_say(shipped_configs)
 
 @pytest.fixture
 def shipped_configs() -> list[tuple[Path, type[StepConfig]]]:
+    from pipelines.config import AblateConfig, AdaptConfig
     from pipelines.evaluation.config import EvaluationConfig
     from pipelines.release.config import ReleaseConfig
     from serve.config import ServeConfig
@@ -94,6 +95,8 @@ def shipped_configs() -> list[tuple[Path, type[StepConfig]]]:
         "quickstart": QuickstartConfig,
         "synthesize": SynthesisConfig,
         "train": TrainConfig,
+        "ablate": AblateConfig,
+        "adapt": AdaptConfig,
         "evaluate": EvaluationConfig,
         "release": ReleaseConfig,
         "serve": ServeConfig,

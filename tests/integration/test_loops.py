@@ -1,0 +1,96 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipelines.ablate import ablate
+from pipelines.adapt import adapt
+from pipelines.config import AblateConfig, AdaptConfig
+from pipelines.evaluation.config import TestSetConfig
+from pipelines.lexicon.config import LexiconConfig
+from pipelines.lexicon.terms import read_terms
+from pipelines.manifests.config import SizesConfig
+from pipelines.release.config import GateConfig
+from pipelines.training.config import DeepSpeedConfig, LearningConfig, SourceConfig
+from rayapp.cli.output import Output
+from rayapp.manifest import Manifest
+from rayapp.registry import Registry
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def experiment(small_manifest, small_model):
+    """Settings of both loops: as little as there can be of everything."""
+    sizes = dict.fromkeys(SizesConfig.model_fields, 0)
+    names = {"steering": "validation", "test": "test", "test_general": "test_general"}
+    return {
+        "start": str(small_model),
+        "lexicon": LexiconConfig(take=6, held_out=4),
+        "sizes": SizesConfig(**sizes | {"train_per_term": 2, "validation": 2}),
+        "sets": {
+            name: TestSetConfig(manifest=small_manifest, split=split, general=name == "test_general")
+            for name, split in names.items()
+        },
+        "training": LearningConfig(max_steps=1, workers=1, deepspeed=DeepSpeedConfig(zero_stage=0)),
+        "replay": (SourceConfig(manifest=small_manifest, utterances=4),),
+    }
+
+
+def test_rounds_are_planned_by_errors_judged_linked_and_not_made_twice(ray, experiment, small_manifest, tmp_path):
+    config = AdaptConfig(
+        **experiment,
+        workdir=tmp_path / "adapt",
+        rounds=2,
+        gate=GateConfig(min_term_recall_gain=-1, max_general_wer_rise=9),
+    )
+    made = adapt(config, tmp_path / "home", Output(as_json=False))
+    assert [of.number for of in made] == [1, 2]
+    assert [of.released for of in made] == [True, True]
+    lexicons = [read_terms(config.workdir / f"round-{number}" / "lexicon.csv") for number in (1, 2)]
+    taught = [term for term in lexicons[0] if term.recall is not None]
+    assert taught
+    assert sum(term.weight for term in lexicons[0]) == pytest.approx(
+        sum(term.weight for term in read_terms()), rel=1e-3
+    )
+    told = json.loads((config.workdir / "round-2" / "model" / "config.json").read_text())
+    assert [source["manifest"].rpartition("adapt/")[2] for source in told["sources"][:2]] == [
+        "round-1/speech",
+        "round-2/speech",
+    ]
+    assert 'href="../../round-1/evaluation/report.html"' in made[1].report.read_text()
+    assert [event.action for event in Registry(tmp_path / "home").history("medical-asr")] == ["promoted", "promoted"]
+    before = {path: path.stat().st_mtime_ns for path in config.workdir.rglob("_COMPLETE")}
+    adapt(config, tmp_path / "home", Output(as_json=False))
+    assert {path: path.stat().st_mtime_ns for path in config.workdir.rglob("_COMPLETE")} == before
+
+
+def test_sizes_are_compared_on_a_curve_with_intervals(ray, experiment, tmp_path):
+    config = AblateConfig(**experiment, workdir=tmp_path / "ablation", train_per_term=(1, 2))
+    ablation = ablate(config, tmp_path / "home", Output(as_json=False))
+    small, large = ablation.points
+    assert 0 < small.hours < large.hours
+    assert small.utterances < large.utterances
+    assert len(large.term_recall) == len(large.general_wer) == 3
+    page = ablation.report.read_text()
+    assert page.count("<svg") == 3
+    for point in ablation.points:
+        assert (config.workdir / point.report).is_file()
+        assert Manifest(config.workdir / point.report.replace("evaluation/report.html", "speech")).count("train")
+    told = json.loads((config.workdir / "ablation.json").read_text())
+    assert [point["label"] for point in told["points"]] == ["1 per term", "2 per term"]
+
+
+@pytest.mark.parametrize("command", ["adapt", "ablate"])
+def test_a_loop_without_anything_to_learn_is_refused_before_anything_starts(command, tmp_path):
+    (tmp_path / "config.yaml").write_text("start: nowhere\nsizes: {train_per_term: 0}\n")
+    answer = subprocess.run(
+        [sys.executable, "-m", "rayapp.cli", command, tmp_path / "config.yaml", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert answer.returncode == 2
+    assert "train_per_term is 0; there is nothing to learn from" in answer.stderr
