@@ -139,7 +139,7 @@ def _measure(
     train(config.model(folder / "model", start, [folder / "speech"]), home, progress)
     figures = evaluate(
         EvaluationConfig(
-            output=str(folder / "evaluation"),
+            output=folder / "evaluation",
             sets=dict(sets),
             before=start,
             after=str(trained_model(folder / "model")),

@@ -137,7 +137,7 @@ def _judge(
     )
     with narrator.step(f"evaluation_{number}", doing) as progress:
         judged = EvaluationConfig(
-            output=str(_folder(config, number) / "evaluation"),
+            output=_folder(config, number) / "evaluation",
             sets=sets,
             before=before,
             after=after,

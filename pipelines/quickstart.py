@@ -62,7 +62,7 @@ def quickstart(config: QuickstartConfig, cache: Path, narrator: Narrator) -> Out
     with narrator.step("evaluation", "listening before and after") as progress:
         figures = evaluate(
             EvaluationConfig(
-                output=str(evaluation),
+                output=evaluation,
                 sets={
                     split: TestSetConfig(manifest=str(medical), split=split, general=split == EVERYDAY_TEST)
                     for split in Manifest(medical).splits

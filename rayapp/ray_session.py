@@ -102,6 +102,8 @@ def worker_environment() -> dict[str, str]:
         "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
         "MALLOC_TOP_PAD_": str(64 << 20),
+        # And ask for pages of 2 MB: glibc gives blocks above 32 MB back at once whatever is set, and a step has many.
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     }
 
 

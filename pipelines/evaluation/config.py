@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field, field_validator
 
 from rayapp.config import Location, StepConfig
@@ -23,7 +25,7 @@ class TestSetConfig(StepConfig):
 class EvaluationConfig(StepConfig):
     """A recogniser on any speech, and another to compare it with."""
 
-    output: Location = "runs/evaluation"
+    output: Path = Path("runs/evaluation")
     """Folder of the figures and the report."""
     sets: dict[str, TestSetConfig]
     """What to score, each under a name of its own."""

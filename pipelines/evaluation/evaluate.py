@@ -97,10 +97,10 @@ def evaluate(
     }
     models = {name: {"path": str(path.absolute()), "model_id": path_id(path)} for name, path in paths.items()}
     key = content_id(
-        step_key(config.model_copy(update={"output": "", "heard": "", "workers": 1}), *_manifests(config)),
+        step_key(config.model_copy(update={"output": Path(), "heard": "", "workers": 1}), *_manifests(config)),
         [model["model_id"] for model in models.values()],
     )
-    output = Path(config.output)
+    output = config.output
     if key_of(output) == key:
         done: dict[str, Any] = json.loads((output / "figures.json").read_text())
         return done

@@ -111,14 +111,14 @@ def figures(counts: Mapping[str, Counts], resampling: Resampling) -> dict[str, F
         )
         for metric in (*METRICS, CALIBRATION)
     }
-    return found | _robust(counts, resampling)
+    return found | _robust(counts, resampling.fewer())
 
 
 def ratios(
     counts: Mapping[str, Counts], rows: NDArray[np.bool_], metrics: Sequence[str], draws: int, seed: int
 ) -> dict[str, Figure]:
     """Some ratios of some of the utterances, which are drawn among themselves."""
-    resampling = Resampling(int(rows.sum()), draws, seed)
+    resampling = Resampling(int(rows.sum()), draws, seed).fewer()
     found = {}
     for metric in metrics:
         columns = {name: _ratio_columns(counted, metric)[rows] for name, counted in counts.items()}

@@ -33,6 +33,10 @@ class Resampling:
     def __init__(self, utterances: int, draws: int, seed: int) -> None:
         self.utterances, self._draws, self._seed = utterances, draws, seed
 
+    def fewer(self) -> Resampling:
+        """A quarter of the draws, for what is costly or asked for often; its intervals are a little less certain."""
+        return Resampling(self.utterances, -(-self._draws // 4), self._seed)
+
     def sums(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
         """columns: (utterances, columns). Returns the sum of each column in each draw: (draws, columns)."""
         return self.each(lambda weights: weights @ columns)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SLICED = ("wer", "cer", "term_recall")
-_DRAWS_SHARE = 4
-"""Slices are many: each gets a quarter of the draws."""
 _MOST_GROUPS = 40
 _SNR_STEP_DB = 5
 _LENGTHS = (2, 5, 10, 20)
@@ -40,7 +38,7 @@ def slices(
 
 
 def _figures(rows: NDArray[np.bool_], counts: Mapping[str, Counts], draws: int, seed: int) -> dict[str, int | Figure]:
-    return {"utterances": int(rows.sum())} | ratios(counts, rows, SLICED, draws // _DRAWS_SHARE, seed)
+    return {"utterances": int(rows.sum())} | ratios(counts, rows, SLICED, draws, seed)
 
 
 def _groups(utterances: pa.Table) -> dict[str, NDArray[np.str_]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rayapp.cli.options import Address, AsJson, ConfigFile, Home, Overrides
 from rayapp.cli.output import command_output
 from rayapp.tracking import DEFAULT_HOME
@@ -35,6 +33,6 @@ def command(
 
         with output.step("evaluate", f"judging {config.after}") as progress, ray_session(address):
             figures = evaluate(config, home, progress)
-        report = str((Path(config.output) / "report.html").absolute())
+        report = str((config.output / "report.html").absolute())
         values = {"figures": figures, "report": report, "seconds_by_step": output.seconds_by_step}
         output.result(values, figures_table(figures), f"report: {report}")
