@@ -55,7 +55,9 @@ def ablate(config: AblateConfig, home: Path, narrator: Narrator) -> Ablation:
 
     Raises `UserError` for settings that will not do, and for a set of terms that is not judged.
     """
-    start = str(resolve_recogniser(config.start, home))
+    start = str(resolve_recogniser(config.start, home).absolute())
+    # The tasks of points that are made side by side start in folders of their own.
+    config, home = config.model_copy(update={"workdir": config.workdir.absolute()}), home.absolute()
     sets = config.sets or own_tests(config, narrator)
     if config.term_set not in sets:
         raise UserError(f"term_set is {config.term_set!r}, which is none of the sets: {', '.join(sets)}")

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipelines.config import AblateConfig, AdaptConfig
-from pipelines.evaluation.config import EvaluationConfig, TestSetConfig
+from pipelines.evaluation.config import SILENCE, EvaluationConfig, TestSetConfig
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.lexicon.config import LexiconConfig
 from pipelines.lexicon.formats import write_terms
 from pipelines.lexicon.reweight import reweighted
-from pipelines.lexicon.terms import read_terms
+from pipelines.lexicon.terms import open_lexicon, read_terms
 from pipelines.release.config import ReleaseConfig
-from pipelines.release.gate import Verdict
+from pipelines.release.gate import Verdict, read_sets
 from pipelines.release.release import release
 from pipelines.synthesize import prepared, synthesize
 from pipelines.training.train import train
 from rayapp.asr.resolve import resolve_recogniser, trained_model
+from rayapp.errors import UserError
 
 EVERYDAY_TEST = "test_general"
 """Split of everyday sentences, by which forgetting is noticed."""
@@ -65,6 +66,9 @@ def adapt(config: AdaptConfig, home: Path, narrator: Narrator) -> list[Round]:
         prepared(config.synthesis(_folder(config, 1) / "speech", config.sizes, lexicon, config.seed + 1))
         progress(1, 1)
     sets = config.sets or own_tests(config, narrator, config.steering)
+    read = read_sets(config.gate) + ([config.gate.term_set] if config.target_term_recall is not None else [])
+    if missing := [name for name in read if name not in (*sets, SILENCE)]:
+        raise UserError(f"the gate reads set {missing[0]!r}, which is none of the sets: {', '.join(sets)}")
     _judge(config, 0, None, start, sets, home, narrator)
     rounds: list[Round] = []
     for number in range(1, config.rounds + 1):
@@ -81,6 +85,7 @@ def _round(
     folder.mkdir(parents=True, exist_ok=True)
     terms = reweighted(
         read_terms(config.lexicon.path),
+        open_lexicon(config.lexicon).taught,
         str(_folder(config, number - 1) / "evaluation"),
         config.steering,
         config.weight_floor,

@@ -1,4 +1,4 @@
-"""Settings of the chains: what a YAML file for `rayapp synthesize`, `rayapp train` or `rayapp quickstart` holds.
+"""Settings of the chains: what a YAML file for `rayapp synthesize`, `train`, `adapt`, `ablate` or `quickstart` holds.
 
 Light: neither torch nor Ray is imported.
 """

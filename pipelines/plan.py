@@ -75,7 +75,8 @@ class Planner:
                     slot_id = content_id("slot", self.config.seed, part.split, part.style.name, term.text, index)
                     rivals = _rivals(part, term, index)
                     if rivals:
-                        pattern = part.contrasts[index % len(part.contrasts)]
+                        pairs = [p for p in part.contrasts if p.category in (None, term.category)] or part.contrasts
+                        pattern = pairs[index // _CONTRAST_EVERY % len(pairs)]
                     yield self._slot(slot_id, part, pattern, term, rivals or by_category[term.category])
             else:
                 for index in range(part.size):
@@ -260,11 +261,11 @@ def _rivals(part: _Part, term: Term, index: int) -> list[Term]:
     if not part.contrasts or not term.confused_with or index % _CONTRAST_EVERY:
         return []
     names = {name.casefold() for name in term.confused_with}
-    return [other for other in part.terms if other.text.casefold() in names and other != term]
+    return [other for other in part.terms if other.text.casefold() in names and other.text != term.text]
 
 
 def _companions(term: Term | None, terms: Sequence[Term], count: int, rng: np.random.Generator) -> tuple[Term, ...]:
     if not count:
         return ()
-    others = [other for other in terms if other != term]
+    others = [other for other in terms if term is None or other.text != term.text]
     return tuple(others[i] for i in rng.permutation(len(others))[:count])

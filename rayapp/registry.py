@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,10 +19,17 @@ CHAMPION = "champion"
 """Alias of the version that is served."""
 CHALLENGER = "challenger"
 """Alias of the version that was released last, and is not served."""
-_MOST_CHARACTERS = 3000
-"""Of a reason: a tag has room for 5000."""
+_MOST_CHARACTERS = 1200
+"""Of a reason: a tag has room for 5000 bytes."""
 _EVENT = "rayapp.event."
 """Begins the tags of a registered model that tell its history; MLflow keeps no other."""
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # containers run as users that nobody named
+        return f"user {os.getuid()}"
 
 
 @dataclass(frozen=True)
@@ -103,14 +111,13 @@ class Registry:
         self.client.set_registered_model_alias(name, alias, version)
 
     def crown(self, name: str, version: str, why: str) -> None:
-        """Make a version the champion; nothing happens where it is that."""
-        before = self.champion(name)
-        if before == version:
+        """Make a version the champion; nothing happens where it was that already: what was rolled back stays so."""
+        if any(event.action == "promoted" and event.version == version for event in self.history(name)):
             return
+        self._record(name, "promoted", version, self.champion(name), version, why)
         self.promote(name, version, CHAMPION)
         if self.version(name, CHALLENGER) == version:
             self.client.delete_registered_model_alias(name, CHALLENGER)
-        self._record(name, "promoted", version, before, version, why)
 
     def refuse(self, name: str, version: str, why: str) -> None:
         """Note that a version was not made the champion; once for each reason."""
@@ -123,15 +130,21 @@ class Registry:
 
         Raises `UserError` where there is none.
         """
+        history = self.history(name)
         champion = self.champion(name)
         if champion is None:
             raise UserError(f"the registry has no {name}@{CHAMPION} to roll back; `rayapp models` lists what there is")
-        promoted = [e for e in self.history(name) if e.action == "promoted" and e.version == champion]
-        before = promoted[-1].champion_before if promoted else None
-        if before is None:
+        reigns: list[str] = []
+        for event in history:
+            if event.action == "promoted":
+                reigns.append(event.version)
+            elif event.action == "rolled back":
+                reigns.pop()
+        if len(reigns) < 2:
             raise UserError(f"{name} version {champion} is the first champion: there is none to go back to")
-        self.promote(name, before, CHAMPION)
-        return self._record(name, "rolled back", champion, champion, before, why)
+        recorded = self._record(name, "rolled back", champion, champion, reigns[-2], why)
+        self.promote(name, reigns[-2], CHAMPION)
+        return recorded
 
     def history(self, name: str) -> Sequence[Event]:
         """All that was decided on a recogniser, oldest first. Raises `UserError` for a name that is not there."""
@@ -157,8 +170,8 @@ class Registry:
         self, name: str, action: str, version: str, before: str | None, champion: str | None, why: str
     ) -> Event:
         when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # MLflow takes no + in the name of a tag
-        event = Event(when, getpass.getuser(), action, version, before, champion, why[:_MOST_CHARACTERS])
-        self.client.set_registered_model_tag(name, f"{_EVENT}{when}", json.dumps(asdict(event)))
+        event = Event(when, _user(), action, version, before, champion, why[:_MOST_CHARACTERS])
+        self.client.set_registered_model_tag(name, f"{_EVENT}{when}", json.dumps(asdict(event), ensure_ascii=False))
         return event
 
     def resolve(self, name: str, alias: str = CHAMPION) -> Path:

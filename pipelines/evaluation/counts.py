@@ -89,10 +89,10 @@ class Scorer:
         sightings: list[tuple[int, Sighting]] = []
         for row, (utterance, heard) in enumerate(zip(spoken, told, strict=True)):
             forms = {how: _both(utterance, heard, how) for how in NORMALISATIONS}
-            found = self._vocabulary.sightings(utterance.terms, *forms["medical"])
+            found = self._vocabulary.sightings(utterance.terms, *forms["medical"], utterance.language)
             counted = dict(_errors(utterance, heard, forms))
             counted |= self._of_terms(utterance, found)
-            counted |= _of_writing(utterance, heard, *forms["raw"])
+            counted |= _of_writing(utterance, heard, *map(_with_marks, forms["raw"]))
             for name, value in counted.items():
                 values[row, _COLUMN[name]] = value
             sightings += [(row, sighting) for sighting in found]
@@ -115,7 +115,7 @@ class Scorer:
             f"terms.{count}": sum(getattr(sighting, count) for sighting in found)
             for count in ("said", "heard", "close", "inserted")
         }
-        if not utterance.terms:
+        if self._vocabulary and not utterance.terms:
             counted |= {
                 "term_free.inserted": counted["terms.inserted"],
                 "term_free.hours": utterance.duration_seconds / 3600,
@@ -165,7 +165,7 @@ def _errors(
         yield f"{how}.chars", len(said_text)
     said, told = forms["medical"]
     if not said:
-        yield "silence.characters", len(" ".join(told))
+        yield "silence.characters", len("".join(heard.text.split()))  # an um is made up, too
         yield "silence.minutes", utterance.duration_seconds / 60
     numbers = {index for index, word in enumerate(said) if any(c.isdigit() for c in word)}
     if numbers:  # doses are made of them
@@ -193,32 +193,42 @@ def _of_writing(utterance: Spoken, heard: Told, said: Sequence[str], told: Seque
     return counted
 
 
+def _with_marks(words: Sequence[str]) -> list[str]:
+    """A mark that stands alone, as behind a character of a script without spaces, belongs to what it stands behind."""
+    found: list[str] = []
+    for word in words:
+        if found and not word.strip(_MARKS):
+            found[-1] += word
+        else:
+            found.append(word)
+    return found
+
+
 def _mark(word: str) -> str:
     return word[-1] if word[-1] in _MARKS else ""
 
 
 def _bare(word: str) -> str:
-    return word.rstrip(_MARKS)
+    return word.strip(_MARKS + "()[]\"'“”‘’")
 
 
 def _of_times(utterance: Spoken, heard: Told) -> dict[str, float]:
     """How far off the times of the words are that were heard right: the mean of start and end."""
-    said = [key(word["text"]) for word in utterance.words or ()]
+    ends = ("start_seconds", "end_seconds")
+    timed = [word for word in utterance.words if all(word.get(end) is not None for end in ends) and word.get("text")]
+    said = [key(word["text"]) for word in timed]
     pairs = [*Alignment(said, [key(word["text"]) for word in heard.words]).pairs()] if said else []
-    off = [
-        abs(utterance.words[i][end] - heard.words[j][end]) / 2
-        for i, j in pairs
-        for end in ("start_seconds", "end_seconds")
-    ]
+    off = [abs(timed[i][end] - heard.words[j][end]) / 2 for i, j in pairs for end in ends]
     return {"times.words": len(pairs), "times.error_seconds": sum(off)}
 
 
 def _of_confidence(said: Sequence[str], heard: Told) -> dict[str, float]:
     """How sure the recogniser was of each word, by tenths, and whether that word was said."""
-    right = {pair.heard for pair in Alignment([*map(key, said)], [key(word["text"]) for word in heard.words]).pairs()}
+    units = [(unit, word.get("confidence")) for word in heard.words for unit in normalise(word["text"], "raw").split()]
+    right = {pair.heard for pair in Alignment([*map(key, said)], [key(unit) for unit, _ in units]).pairs()}
     counted: dict[str, float] = {}
-    for index, word in enumerate(heard.words):
-        if (confidence := word.get("confidence")) is not None:
+    for index, (_, confidence) in enumerate(units):
+        if confidence is not None:
             number = min(int(confidence * CONFIDENCE_BINS), CONFIDENCE_BINS - 1)
             for count, value in (("words", 1.0), ("sum", confidence), ("right", float(index in right))):
                 name = f"confidence.{count}.{number}"

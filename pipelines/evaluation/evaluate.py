@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.evaluation.config import SILENCE, EvaluationConfig, TestSetConfig
@@ -39,6 +40,10 @@ _COLUMNS = [
 ]
 
 
+_VERSION = 1
+"""Of what figures are made of: raise it when the same texts would be compared otherwise."""
+
+
 @dataclass(frozen=True)
 class SetResult:
     """What recognisers came to in one set."""
@@ -60,7 +65,7 @@ class SetResult:
 
     @property
     def hours(self) -> float:
-        return float(sum(self.utterances["duration_seconds"].to_pylist())) / 3600
+        return float(pc.sum(self.utterances["duration_seconds"]).as_py() or 0.0) / 3600
 
 
 @dataclass(frozen=True)
@@ -97,14 +102,16 @@ def evaluate(
     }
     models = {name: {"path": str(path.absolute()), "model_id": path_id(path)} for name, path in paths.items()}
     key = content_id(
+        _VERSION,
         step_key(config.model_copy(update={"output": Path(), "heard": "", "workers": 1}), *_manifests(config)),
-        [model["model_id"] for model in models.values()],
+        models,
     )
     output = config.output
     if key_of(output) == key:
         done: dict[str, Any] = json.loads((output / "figures.json").read_text())
         return done
-    results = _results(config, paths, progress)
+    trained = {name: training_data(path) for name, path in paths.items()}
+    results = _results(config, paths, trained, progress)
     told = {result.name: _told(result) for result in results}
     with published_folder(output, key) as staging:
         save_config(config, staging)
@@ -113,7 +120,7 @@ def evaluate(
         (staging / "models.json").write_text(json.dumps(models, indent=1) + "\n")
         pq.write_table(pa.concat_tables(_heard(result) for result in results), staging / "heard.parquet")
         pq.write_table(pa.concat_tables(result.terms for result in results), staging / "terms.parquet")
-        write_reports(staging, config, results, models, notes)
+        write_reports(staging, config, results, models, trained["after"], notes)
     _track(config, home, told, output)
     loaded: dict[str, Any] = json.loads((output / "figures.json").read_text())
     return loaded
@@ -123,9 +130,10 @@ def _manifests(config: EvaluationConfig) -> list[str]:
     return [chosen.manifest for chosen in config.sets.values()]
 
 
-def _results(config: EvaluationConfig, paths: Mapping[str, Path], progress: Progress) -> list[SetResult]:
+def _results(
+    config: EvaluationConfig, paths: Mapping[str, Path], trained: Mapping[str, TrainingData], progress: Progress
+) -> list[SetResult]:
     tables = {name: _utterances(name, chosen) for name, chosen in config.sets.items()}
-    trained = {name: training_data(path) for name, path in paths.items()}
     overlaps: dict[str, Overlap | None] = {}
     for name, table in tables.items():
         rows = table.select(["utterance_id", "text", "language", "terms", "voice", "prompt"]).to_pylist()
@@ -139,8 +147,9 @@ def _results(config: EvaluationConfig, paths: Mapping[str, Path], progress: Prog
         tables[SILENCE] = _nothing_said(silence)
     workers = Workers(config.heard, config.workers, config.gpus_per_worker)
     heard = hear(paths, speech, workers, progress)
-    terms = {term for table in tables.values() for row in table["terms"].to_pylist() for term in row or ()}
     judged = trained["after"]
+    terms = {term for table in tables.values() for row in table["terms"].to_pylist() for term in row or ()}
+    terms |= judged.spellings
     judging = _Judging(Scorer(terms, judged.terms if judged.told else None), judged, overlaps)
     return [
         _result(config, name, table, speech[name], {model: heard[model, name] for model in paths}, judging)
@@ -159,6 +168,12 @@ def _utterances(name: str, chosen: TestSetConfig) -> pa.Table:
             f"set {name}: {unknown} of {table.num_rows} utterances of {chosen.manifest}, split {chosen.split!r}, have "
             'no text; write what is said in them, or "" where that is nothing'
         )
+    for column in ("terms", "words"):
+        if not pa.types.is_list(table.schema.field(column).type):
+            raise UserError(
+                f"set {name}: column {column} of {chosen.manifest} is {table.schema.field(column).type}; "
+                f"{MANIFEST_SCHEMA.field(column).type} is read"
+            )
     return table
 
 

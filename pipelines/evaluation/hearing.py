@@ -130,6 +130,10 @@ class Workers:
     count: int
     gpus_each: float
 
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus_each else "cpu"
+
 
 def hear(
     models: Mapping[str, Path], speech: Mapping[str, Speech], workers: Workers, progress: Progress
@@ -139,22 +143,27 @@ def hear(
     Raises `UserError` that names utterances whose audio cannot be read: a figure must not depend on what can be.
     """
     hearings = [_Hearing(model, name) for model in models for name in speech]
-    places = _places(models, speech, workers.folder)
+    places = _places(models, speech, workers)
     new = [hearing for hearing in hearings if not _is_there(places[hearing])]
-    if new:
-        for hearing, table in _heard_by_ray(new, models, speech, workers, progress):
-            _require_readable(hearing, table)
+    heard = dict(_heard_by_ray(new, models, speech, workers, progress)) if new else {}
+    for hearing, table in heard.items():
+        if not table["problem"].drop_null():
             buffer = io.BytesIO()
             pq.write_table(table, buffer)
             write_file(places[hearing], buffer.getvalue())
+    for hearing, table in heard.items():
+        _require_readable(hearing, table)
     return {(model, name): _read(place) for (model, name), place in places.items()}
 
 
-def _places(models: Mapping[str, Path], speech: Mapping[str, Speech], folder: str) -> dict[_Hearing, str]:
+def _places(models: Mapping[str, Path], speech: Mapping[str, Speech], workers: Workers) -> dict[_Hearing, str]:
+    """On a GPU and on a CPU not the same is heard as fast, and speed is kept, too."""
     model_ids = {name: path_id(path) for name, path in models.items()}
     speech_ids = {name: source.speech_id for name, source in speech.items()}
     return {
-        _Hearing(model, name): join(folder, f"{content_id(_VERSION, model_ids[model], speech_ids[name])}.parquet")
+        _Hearing(model, name): join(
+            workers.folder, f"{content_id(_VERSION, workers.device, model_ids[model], speech_ids[name])}.parquet"
+        )
         for model in models
         for name in speech
     }
@@ -198,7 +207,7 @@ def _heard_by_ray(
             "models": {name: path.absolute() for name, path in models.items()},
             "speech": dict(speech),
             "wanted": wanted,
-            "device": "cuda" if workers.gpus_each else "cpu",
+            "device": workers.device,
         },
         batch_size=None,
         batch_format="pyarrow",

@@ -17,6 +17,7 @@ from pipelines.evaluation import plots
 from pipelines.evaluation.config import SILENCE, EvaluationConfig
 from pipelines.evaluation.metrics import METRICS, STATISTICS, TITLES
 from pipelines.evaluation.slices import snr_band
+from pipelines.evaluation.training_data import TrainingData
 from rayapp.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ HEADLINE = ("term_recall", "wer", "cer", "false_terms_per_hour", "characters_per
 _MOST_UTTERANCES = 10_000
 _AUDIO_BYTES = 6_000_000
 """Of FLAC in the page, at most: with the texts of all utterances it stays below 15 MB."""
-_UTTERANCE_COLUMNS = ["utterance_id", "text", "terms", "category", "voice", "accent", "snr_db", "duration_seconds"]
+_UTTERANCE_COLUMNS = [
+    *("utterance_id", "text", "terms", "category", "voice", "accent", "style", "generator"),
+    *("snr_db", "duration_seconds"),
+]
 
 
 def write_reports(
@@ -34,14 +38,17 @@ def write_reports(
     config: EvaluationConfig,
     results: Sequence[SetResult],
     models: Mapping[str, Mapping[str, str]],
+    trained: TrainingData,
     notes: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Writes `report.html`, `report.md` and `report.json`.
 
     models: `path` and `model_id` of `after` and, where there is one, `before`.
+    trained: what the judged model was trained on.
     notes: lines at the top, each `text` and, for a link, `href`.
     """
     told = _told(config, results, models)
+    told["training"] = {"known": trained.told, "missing": trained.missing}
     (folder / "report.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipelines.evaluation"),
@@ -145,7 +152,7 @@ def _plots(
 def _history(model: Path) -> list[Mapping[str, float]]:
     """How the model's training went, where that lies beside it."""
     metrics = model.parent / "metrics.json"
-    found: list[Mapping[str, float]] = json.loads(metrics.read_text())["history"] if metrics.is_file() else []
+    found: list[Mapping[str, float]] = json.loads(metrics.read_text()).get("history", []) if metrics.is_file() else []
     return found
 
 
@@ -184,7 +191,7 @@ def _utterance_rows(result: SetResult) -> Iterator[dict[str, Any]]:
             "errors": round(float(errors[number] / words[number]), 3),
             "category": row["category"] or "",
             "voice": row["voice"] or "",
-            "accent": row["accent"] or "",
+            **{name: row[name] or "" for name in ("accent", "style", "generator")},
             "snr": snr_band(row["snr_db"]),
             "seconds": round(row["duration_seconds"] or 0.0, 1),
         }
@@ -220,9 +227,9 @@ def _sample(config: EvaluationConfig, results: Sequence[SetResult]) -> dict[tupl
     for result, row in chosen:
         of = config.sets[result.name]
         flac: bytes = Manifest(of.manifest).take(of.split, [row], ["audio"])["audio"][0]["bytes"].as_py()
+        if len(flac) > room:
+            continue  # a long one; others may still fit
         room -= len(flac)
-        if room < 0:
-            break
         identity = result.utterances["utterance_id"][row].as_py() or str(row)
         sample[result.name, identity] = base64.b64encode(flac).decode()
     return sample

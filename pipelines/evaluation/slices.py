@@ -66,11 +66,13 @@ def snr_band(snr_db: float | None) -> str:
     return f"{low:02d}–{low + _SNR_STEP_DB} dB"
 
 
-def duration_band(seconds: float) -> str:
+def duration_band(seconds: float | None) -> str:
     """
     >>> duration_band(3.0), duration_band(60.0)
     ('02–05 s', '20 s and more')
     """
+    if seconds is None:
+        return "unknown"
     for low, high in zip((0, *_LENGTHS), _LENGTHS, strict=False):
         if seconds < high:
             return f"{low:02d}–{high:02d} s"

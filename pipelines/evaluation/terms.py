@@ -34,19 +34,22 @@ class Vocabulary:
     """Terms, to be found in what was heard whether they were said or not."""
 
     def __init__(self, terms: Iterable[str]) -> None:
-        self._by_first: dict[str, list[tuple[tuple[str, ...], str]]] = {}
-        for term in sorted(set(terms)):
-            if words := _words(term):
-                self._by_first.setdefault(words[0], []).append((words, term))
+        self._terms = sorted(set(terms))
+        self._indices: dict[str, dict[str, list[tuple[tuple[str, ...], str]]]] = {}
 
-    def sightings(self, terms: Sequence[str], said: Sequence[str], heard: Sequence[str]) -> list[Sighting]:
+    def __bool__(self) -> bool:
+        return bool(self._terms)
+
+    def sightings(
+        self, terms: Sequence[str], said: Sequence[str], heard: Sequence[str], language: str = "en"
+    ) -> list[Sighting]:
         """Each term that was said or heard.
 
-        terms: those that were said. said, heard: the words of both texts, as `normalise` writes them.
+        terms: those that were said. said, heard: the words of both texts, as `normalise` writes them in `language`.
         """
         alignment = Alignment(said, heard)
-        found = {term: _sighting(term, said, heard, alignment) for term in dict.fromkeys(terms)}
-        in_said, in_heard = self._count(said), self._count(heard)
+        found = {term: _sighting(term, _words(term, language), said, heard, alignment) for term in dict.fromkeys(terms)}
+        in_said, in_heard = self._count(said, language), self._count(heard, language)
         for term, count in in_heard.items():
             extra = count - in_said[term]
             if extra > 0 and term not in found:
@@ -55,18 +58,25 @@ class Vocabulary:
                 found[term].inserted = max(found[term].inserted, extra)
         return list(found.values())
 
-    def _count(self, words: Sequence[str]) -> Counter[str]:
+    def _count(self, words: Sequence[str], language: str) -> Counter[str]:
+        if language not in self._indices:
+            by_first = self._indices[language] = {}
+            for term in self._terms:
+                if wanted := _words(term, language):
+                    by_first.setdefault(wanted[0], []).append((wanted, term))
         counts = Counter[str]()
         for index, word in enumerate(words):
-            for wanted, term in self._by_first.get(word, ()):
+            for wanted, term in self._indices[language].get(word, ()):
                 counts[term] += tuple(words[index : index + len(wanted)]) == wanted
         return counts
 
 
-def _sighting(term: str, said: Sequence[str], heard: Sequence[str], alignment: Alignment) -> Sighting:
-    places = occurrences(said, _words(term))
+def _sighting(
+    term: str, wanted: Sequence[str], said: Sequence[str], heard: Sequence[str], alignment: Alignment
+) -> Sighting:
+    places = occurrences(said, wanted)
     if not places:  # normalised otherwise within its sentence: what counts is whether it was heard at all
-        hit = bool(occurrences(heard, _words(term)))
+        hit = bool(occurrences(heard, wanted))
         return Sighting(term, said=1, heard=int(hit), close=int(hit), confusions=[] if hit else [""])
     sighting = Sighting(term, said=len(places))
     for form in dict.fromkeys(tuple(said[place.start : place.stop]) for place in places):
@@ -82,7 +92,7 @@ def _sighting(term: str, said: Sequence[str], heard: Sequence[str], alignment: A
                 missed.append(instead)
         missed = missed[: max(len(mine) - times_heard, 0)]
         sighting.confusions += [" ".join(instead) for instead in missed]
-        near = sum(Levenshtein.distance("".join(instead), "".join(form), score_cutoff=1) <= 1 for instead in missed)
+        near = sum(bool(instead) and Levenshtein.distance("".join(instead), "".join(form)) <= 1 for instead in missed)
         sighting.close += min(len(mine), times_heard) + near
     return sighting
 
@@ -92,5 +102,5 @@ def _times(words: Sequence[str], form: tuple[str, ...]) -> int:
 
 
 @lru_cache(maxsize=65536)
-def _words(term: str) -> tuple[str, ...]:
-    return tuple(normalise(term).split())
+def _words(term: str, language: str) -> tuple[str, ...]:
+    return tuple(normalise(term, "medical", language).split())

@@ -30,6 +30,8 @@ class TrainingData:
     hours: float = 0.0
     terms: Counter[str] = field(default_factory=Counter)
     """In how many utterances each term is said, by its lower-case text."""
+    spellings: set[str] = field(default_factory=set)
+    """The terms as they are written."""
     voices: set[str] = field(default_factory=set)
     templates: set[str] = field(default_factory=set)
     sentences: set[int] = field(default_factory=set)
@@ -51,11 +53,12 @@ def training_data(model: Path) -> TrainingData:
     data = TrainingData()
     for use in dict.fromkeys((use.place, use.splits, use.text, use.key) for use in _sources(model, set())):
         place, splits, text, key = use
+        location = text if "://" in text else place  # the place of an object store lacks its endpoint
         data.told = True
-        if (there := key_of(place)) is None or key not in (None, there):
+        if (there := key_of(location)) is None or key not in (None, there):
             data.missing.append(text)
             continue
-        manifest = Manifest(place)
+        manifest = Manifest(location)
         for split in sorted(splits or manifest.splits):
             _read(manifest, split, data)
     return data
@@ -81,6 +84,7 @@ def _read(manifest: Manifest, split: str, data: TrainingData) -> None:
         for row in batch.to_pylist():
             data.hours += (row["duration_seconds"] or 0.0) / 3600
             data.terms.update({term.casefold() for term in row["terms"] or ()})
+            data.spellings.update(row["terms"] or ())
             data.voices.update(filter(None, [row["voice"]]))
             data.templates.update(filter(None, [row["prompt"]]))
             if (sentence := _sentence(row)) is not None:

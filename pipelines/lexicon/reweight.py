@@ -16,13 +16,13 @@ from rayapp.storage import join, open_filesystem, require_complete
 _MOST_RIVALS = 3
 
 
-def reweighted(terms: Sequence[Term], evaluation: str, name: str, floor: float) -> list[Term]:
+def reweighted(terms: Sequence[Term], taught: Sequence[Term], evaluation: str, name: str, floor: float) -> list[Term]:
     """The terms with new weights, their recall, and the other terms that were heard in their place.
 
     A weight is the term's own times its share of misses, (missed + 1) / (said + 2) by Laplace's rule, over the mean of
-    all terms' shares; at least `floor` times its own. Then all are scaled so that they come to as many sentences as
-    before.
+    all shares; at least `floor` times its own. Then all are scaled so that they come to as many sentences as before.
 
+    taught: those of the terms that get sentences; the others stay as they are.
     evaluation: a folder that `rayapp evaluate` wrote. name: the set whose errors count.
     """
     require_complete(evaluation, "evaluation")
@@ -30,8 +30,10 @@ def reweighted(terms: Sequence[Term], evaluation: str, name: str, floor: float) 
     columns = ["set", "term", "said", "after_heard", "after_confusions"]
     rows = pq.read_table(path, filesystem=filesystem, columns=columns).to_pylist()
     found = {same_term(row["term"]): row for row in rows if row["set"] == name and row["said"]}
-    known = {same_term(term.text): term.text for term in terms}
-    return _scaled([_reweighted(term, found.get(same_term(term.text)), known) for term in terms], terms, floor)
+    known = {same_term(term.text): term.text for term in taught}
+    told = [_reweighted(term, found.get(same_term(term.text)), known) for term in taught]
+    weighted = {same_term(term.text): term for term in _scaled(told, taught, floor)}
+    return [weighted.get(same_term(term.text), term) for term in terms]
 
 
 def _reweighted(term: Term, row: Mapping[str, Any] | None, known: Mapping[str, str]) -> tuple[Term, float]:

@@ -90,6 +90,7 @@ def _filled(first: Term, later: Term) -> Term:
         pronunciation=first.pronunciation or later.pronunciation,
         weight=max(first.weight, later.weight),
         recall=later.recall if first.recall is None else first.recall,
+        confused_with=first.confused_with or later.confused_with,
     )
 
 

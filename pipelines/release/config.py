@@ -31,6 +31,8 @@ class GateConfig(StepConfig):
     """How far the confidence of words may be from the share of them that is right."""
     min_rtfx: float | None = Field(default=None, gt=0)
     """Seconds of audio heard in each second of computing."""
+    min_utterances: int = Field(default=30, ge=1)
+    """A set with fewer decides nothing: an interval over a handful of utterances may have no width."""
     term_set: str = "test"
     """Set that shows the terms."""
     unseen_set: str = "test_unseen_terms"

@@ -42,10 +42,19 @@ def judge(gate: GateConfig, figures: Mapping[str, Any]) -> list[Verdict]:
     figures: what `pipelines.evaluation.evaluate` returned.
     Raises `UserError` when a set or figure that a rule reads was not evaluated, and for a gate without rules.
     """
-    verdicts = [_verdict(rule, getattr(gate, rule.setting), figures) for rule in _rules(gate)]
+    rules = list(_rules(gate))
+    verdicts = [_verdict(rule, getattr(gate, rule.setting), figures) for rule in rules]
+    for name in read_sets(gate):
+        if (count := figures[name]["utterances"]) < gate.min_utterances:
+            verdicts.append(Verdict(f"{name} has at least {gate.min_utterances} utterances", False, str(count)))
     if not verdicts:
         raise UserError("the gate has no rule, and would let everything pass: set gate.min_term_recall_gain, say")
     return verdicts
+
+
+def read_sets(gate: GateConfig) -> list[str]:
+    """The sets that the rules read."""
+    return list(dict.fromkeys(rule.split for rule in _rules(gate)))
 
 
 def _rules(gate: GateConfig) -> Iterator[_Rule]:

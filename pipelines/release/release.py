@@ -47,8 +47,9 @@ def release(config: ReleaseConfig, home: Path, why: str = "") -> tuple[str, list
     reasons = "; ".join(f"{verdict.rule}: {verdict.figure}" for verdict in failed or verdicts)
     reason = f"{why}: {reasons}" if why else reasons
     if failed:
+        if registry.champion(config.model_name) != version:
+            registry.promote(config.model_name, version, CHALLENGER)
         registry.refuse(config.model_name, version, reason)
-        registry.promote(config.model_name, version, CHALLENGER)
     else:
         registry.crown(config.model_name, version, reason)
     return version, verdicts

@@ -18,7 +18,7 @@ from rayapp.text.mandarin import read_mandarin
 from rayapp.text.scripts import NO_SPACES
 
 Normalisation = Literal["raw", "normalised", "medical"]
-_ENGLISH = "en"
+_ENGLISH = ("en", "eng", "english")
 _READERS: dict[str, Callable[[str], str]] = {"zh": read_mandarin}
 
 
@@ -30,11 +30,13 @@ def normalise(text: str, how: Normalisation = "medical", language: str = "en") -
     >>> normalise("HbA1c 7.5%, give .5mg PO.") == normalise("h b a one c seven point five percent give 0.5 mg p.o.")
     True
     """
+    tag = re.split("[-_]", language.lower())[0]
     if how == "raw":
         written = text
-    elif language.partition("-")[0] != _ENGLISH:
-        read = _READERS.get(language.partition("-")[0], str) if how == "medical" else str
-        written = _any_language()(read(text))
+    elif tag not in _ENGLISH:
+        read = _READERS.get(tag, str) if how == "medical" else str
+        said = _DECIMAL_MARK.sub(_POINT, read(text.translate(_BRACKETS)))
+        written = _any_language()(said).translate(_SHOWN)
     elif how == "normalised":
         written = _whisper()(text)
     else:
@@ -76,6 +78,7 @@ def _medical(text: str) -> str:
     for pattern, change in _BEFORE:
         said = pattern.sub(change, said)
     said = _ABBREVIATION.sub(lambda match: match[0].lower().replace(" ", "").replace("o", _O), read_english(said))
+    said = _DECIMALS.sub(_hidden_decimals, said)
     written = _whisper()(_SPELT_O.sub(_O, said))
     for pattern, change in _after():
         written = pattern.sub(change, written)
@@ -86,9 +89,22 @@ def _medical(text: str) -> str:
 _BRACKETS = str.maketrans("()[]", "    ")
 # It also parts letters from digits, and takes an `o` for a zero. What must stay whole is written with letters of
 # another script, which it leaves alone, and written back in the end.
-_O = "ო"
-_HIDDEN = str.maketrans("0123456789.", "აბგდევზთიკლ")
-_SHOWN = str.maketrans("აბგდევზთიკლო", "0123456789.o")
+_O, _POINT, _BARRIER = "ო", "ლ", "მ"
+_DIGITS = "აბგდევზთიკ"
+_HIDDEN = str.maketrans("0123456789.", _DIGITS + _POINT)
+_SHOWN = str.maketrans(_DIGITS + _POINT + _O, "0123456789.o")
+# It runs numbers that stand beside one another into one (`two 5 mg tablets` are not 25 mg), and stumbles over
+# decimals with a 1 in them (`.1 mg` becomes `1 mg`): a word between the ones, and the others hidden, prevent that.
+_DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_SPOKEN_DIGIT = dict(zip((*_DIGIT_WORDS, "oh", "o"), (*_DIGITS, _DIGITS[0], _DIGITS[0]), strict=True))
+_ANY_DIGIT = "|".join(_SPOKEN_DIGIT)
+_DECIMALS = re.compile(rf"\bpoint((?: (?:{_ANY_DIGIT}))+)\b", re.IGNORECASE)
+_DECIMAL_MARK = re.compile(r"(?<=\d)[.,](?=\d)")
+_NUMBER_WORDS = (
+    *_DIGIT_WORDS,
+    *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+    *("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "thousand", "million"),
+)
 _SPELT_O = re.compile(r"(?i)(?<=\b[a-z] )o\b|\bo(?= [a-z]\b)")
 _ABBREVIATION = re.compile(r"\b[A-Z](?: [A-Z])+\b")
 _VARIANTS = {
@@ -105,12 +121,23 @@ def _hidden(match: re.Match[str]) -> str:
     return code if code in unit_names() else code.lower().translate(_HIDDEN)
 
 
+_SIGNS = {"+": "positive", "-": "negative", "−": "negative"}
 _LETTER = f"[b-hj-z{_O}]"
 """That is no word of its own."""
+
+
+def _hidden_decimals(match: re.Match[str]) -> str:
+    return _POINT + "".join(_SPOKEN_DIGIT[digit] for digit in match[1].lower().split())
+
+
 _Change = Callable[[re.Match[str]], str]
 _BEFORE: tuple[tuple[re.Pattern[str], _Change], ...] = (
     # levels of the spine: L4-5 is L4 L5
     (re.compile(r"\b([CTLS])(\d{1,2})[-–/](\d{1,2})\b"), lambda m: f"{m[1]}{m[2]} {m[1]}{m[3]}"),
+    # 10,5 is a decimal, 1,200 is not
+    (re.compile(r"(?<![\d,])(\d+),(\d{1,2})(?![\d,])"), lambda m: f"{m[1]}.{m[2]}"),
+    (re.compile(r"\b(Rh|ER|PR|[A-Za-z]+\d+)([+−-])(?![\w+-])"), lambda m: f"{m[1]} {_SIGNS[m[2]]}"),
+    (re.compile(rf"(?i)\b(\d|{'|'.join(_NUMBER_WORDS)}) (?=\.?\d)"), lambda m: f"{m[1]} {_BARRIER} "),
     # codes: HbA1c, B12, E11.9, SpO2; not q8h nor x3
     (re.compile(r"(?<![\w.])(?![qQxX]\d)[A-Za-z]{1,5}\d+(?:\.\d+)?(?:[A-Za-z]{1,3}\d*)?(?!\w)"), _hidden),
 )
@@ -122,9 +149,12 @@ def _after() -> tuple[tuple[re.Pattern[str], _Change], ...]:
     names = "|".join(sorted(map(re.escape, singular), key=len, reverse=True))
     return (
         (re.compile(r"[.%](?<!\d[.%])(?!\d)"), lambda _: " "),  # which it leaves at the end
-        (re.compile(r"(?<![\d.])\.(?=\d)"), lambda _: "0."),  # point five
-        (re.compile(r"\b(\d+\.\d*?)0+(?!\d)"), lambda m: m[1].removesuffix(".")),  # 2.50
+        (re.compile(rf" ?\b{_BARRIER}\b"), lambda _: ""),
         (re.compile(r"\bone\b"), lambda _: "1"),  # which Whisper's writes for each 1
+        (re.compile(rf"(\d+) {_POINT}([{_DIGITS}]+)\b"), lambda m: f"{m[1]}.{m[2].translate(_SHOWN)}"),
+        (re.compile(rf"\b{_POINT}([{_DIGITS}]+)\b"), lambda m: f"0.{m[1].translate(_SHOWN)}"),
+        (re.compile(r"(?<=\d)%"), lambda _: " percent"),
+        (re.compile(r"\b(\d+\.\d*?)0+(?!\d)"), lambda m: m[1].removesuffix(".")),  # 2.50
         (re.compile(rf"(?<=\d )({names})\b"), lambda m: singular[m[1]]),  # 5 milligrams
         (
             re.compile(rf"(?<![\w.%])(?:{_LETTER}|[ai](?= \d+ [a-z]\b))(?: (?:[a-z{_O}]|\d+(?:\.\d+)?)(?![\w.%]))+"),
@@ -145,6 +175,7 @@ def _joined(match: re.Match[str]) -> str:
 
 
 _CODE = re.compile(
+    r"(?:hb)?a1c|"  # whatever number stands behind it
     rf"[a-z{_O}]\d+(?:\.\d+)?(?:[a-z{_O}]+(?!\d))?"  # b12, e11.9, a1c
     rf"|[a-z{_O}]+\d(?=[a-z{_O}](?!\d))[a-z{_O}]+"  # hba1c; but bmp 3
     rf"|[a-z{_O}]+|[\d.]+"

@@ -58,7 +58,7 @@ def home(evaluation, tmp_path_factory):
     """A registry whose champion passed a gate that lets a tie pass."""
     folder = tmp_path_factory.mktemp("registry")
     version, verdicts = release(
-        ReleaseConfig(evaluation=evaluation, gate=GateConfig(min_term_recall_gain=-0.01)), folder
+        ReleaseConfig(evaluation=evaluation, gate=GateConfig(min_term_recall_gain=-0.01, min_utterances=1)), folder
     )
     assert version == "1"
     assert all(verdict.passed for verdict in verdicts)
@@ -139,14 +139,14 @@ def test_speech_that_cannot_be_judged_is_named(ray, small_manifest, small_model,
 
 
 def test_a_tie_is_refused_by_the_usual_gate_and_no_alias_moves(evaluation, tmp_path):
-    _, verdicts = release(ReleaseConfig(evaluation=evaluation), tmp_path)
+    _, verdicts = release(ReleaseConfig(evaluation=evaluation, gate=GateConfig(min_utterances=1)), tmp_path)
     assert [verdict.passed for verdict in verdicts] == [False, True]
     with pytest.raises(UserError, match=r"no model medical-asr@champion; known: medical-asr@challenger"):
         Registry(tmp_path).resolve("medical-asr")
 
 
 def test_releasing_the_same_again_makes_no_second_version(evaluation, home):
-    config = ReleaseConfig(evaluation=evaluation, gate=GateConfig(min_term_recall_gain=-0.01))
+    config = ReleaseConfig(evaluation=evaluation, gate=GateConfig(min_term_recall_gain=-0.01, min_utterances=1))
     assert release(config, home)[0] == "1"
     (model,) = Registry(home).list()
     assert (model.name, model.version, model.aliases) == ("medical-asr", "1", ("champion",))

@@ -43,7 +43,7 @@ def test_rounds_are_planned_by_errors_judged_linked_and_not_made_twice(ray, expe
         **experiment,
         workdir=tmp_path / "adapt",
         rounds=2,
-        gate=GateConfig(min_term_recall_gain=-1, max_general_wer_rise=9),
+        gate=GateConfig(min_term_recall_gain=-1, max_general_wer_rise=9, min_utterances=1),
     )
     made = adapt(config, tmp_path / "home", Output(as_json=False))
     assert [of.number for of in made] == [1, 2]

@@ -32,7 +32,7 @@ def figures(**changed):
     for name, value in changed.items():
         split, metric, part = name.split("__")
         told[split][metric][part] = value
-    return told
+    return {split: of | {"utterances": 240} for split, of in told.items()}
 
 
 def test_a_good_model_passes_every_rule():
@@ -57,6 +57,13 @@ def test_each_rule_reads_the_cautious_end_of_its_interval(changed, rule):
     (failed,) = [verdict for verdict in judge(ALL, figures(**changed)) if not verdict.passed]
     assert rule in failed.rule
     assert "95 % interval" in failed.figure
+
+
+def test_a_handful_of_utterances_decides_nothing():
+    few = figures()
+    few["test"]["utterances"] = 5
+    (failed,) = [verdict for verdict in judge(ALL, few) if not verdict.passed]
+    assert (failed.rule, failed.figure) == ("test has at least 30 utterances", "5")
 
 
 def test_rules_that_are_null_do_not_count():

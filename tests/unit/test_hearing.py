@@ -42,7 +42,7 @@ def test_what_is_kept_is_read_without_any_worker(tmp_path, speech):
     models, workers = {"after": tmp_path / "model.nemo"}, Workers(str(tmp_path / "heard"), 1, 0)
     from pipelines.evaluation.hearing import HEARD_SCHEMA, _places
 
-    ((_, place),) = _places(models, {"test": speech}, workers.folder).items()
+    ((_, place),) = _places(models, {"test": speech}, workers).items()
     (tmp_path / "heard").mkdir()
     kept = pa.Table.from_pylist([{"row": 0, "text": "start losartan", "words": []}], schema=HEARD_SCHEMA)
     pq.write_table(kept, place)

@@ -33,6 +33,12 @@ SAME = [
     ("a 5 x 3 cm mass", "a five by three centimeter mass"),
     ("check a CBC a week after", "check a cbc a week after", "check a c b c a week after"),
     ("an X-ray", "an x ray"),
+    (".1 mg", "0.1 mg", "point one mg", "zero point one milligrams"),
+    ("INR 1.1", "INR one point one"),
+    ("1.0 mg", "1 mg", "one mg"),
+    ("1.5 mg", "one point five milligrams"),
+    ("10,5 mg", "10.5 mg", "ten point five mg"),
+    ("HER2 positive", "HER2+"),
 ]
 APART = [
     ("15 mg", "50 mg"),
@@ -47,6 +53,14 @@ APART = [
     ("no fever", "fever"),
     ("every 8 hours", "every 6 hours"),
     ("B12", "B6"),
+    (".1 mg", "1 mg"),
+    ("0.1 mg", "1 mg"),
+    ("1.5 mg", "15 mg"),
+    ("take two 5 mg tablets", "take 25 mg tablets"),
+    ("two 50 mcg puffs", "250 mcg puffs"),
+    ("HER2+", "HER2-"),
+    ("Rh+", "Rh-"),
+    ("10,5 mg", "105 mg"),
 ]
 
 
@@ -84,6 +98,24 @@ def test_other_languages_keep_their_letters_and_marks():
 def test_normalising_any_text_ends_and_changes_nothing_the_second_time_it_is_asked(text):
     assert normalise(text) == normalise(text)
     assert "  " not in normalise(text)
+
+
+def test_every_decimal_is_as_it_is_said_and_unlike_every_other():
+    written = [f"{whole}.{part}" for whole in range(13) for part in range(10)]
+    forms = [normalise(f"give {number} mg now") for number in written]
+    assert forms == [f"give {number.removesuffix('.0')} milligram now" for number in written]
+    words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    said = [f"give {words[whole]} point {words[part]} milligrams now" for whole in range(13) for part in range(10)]
+    assert [normalise(text) for text in said] == forms
+
+
+@pytest.mark.parametrize("language", ["en", "EN", "en_US", "en-GB", "english"])
+def test_english_goes_by_several_names(language):
+    assert normalise("HbA1c 7.5%", "medical", language) == "hba1c 7.5 percent"
+
+
+def test_other_languages_keep_what_brackets_hold_and_their_decimals():
+    assert normalise("Metoprolol (Beloc) 0,5 mg", "medical", "de") == "metoprolol beloc 0.5 mg"
 
 
 def test_empty_texts_stay_empty():

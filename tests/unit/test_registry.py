@@ -42,6 +42,16 @@ def test_after_going_back_the_next_champion_goes_back_to_that_one(registry, publ
     assert registry.roll_back(published, "").champion == "1"
 
 
+def test_what_was_rolled_back_does_not_come_back_when_it_is_released_again(registry, published):
+    registry.crown(published, "1", "")
+    registry.crown(published, "2", "")
+    registry.roll_back(published, "")
+    for version in ("1", "2"):
+        registry.crown(published, version, "released again")
+    assert registry.champion(published) == "1"
+    assert len(registry.history(published)) == 3
+
+
 def test_a_challenger_that_wins_is_no_challenger_any_more(registry, published):
     registry.promote(published, "1", CHALLENGER)
     registry.crown(published, "1", "good")
@@ -59,5 +69,7 @@ def test_deciding_the_same_again_is_told_once(registry, published):
 def test_what_is_not_there_is_named(registry, published):
     with pytest.raises(UserError, match="no model nobody; known: asr-"):
         registry.history("nobody")
+    with pytest.raises(UserError, match="no model nobody"):
+        registry.roll_back("nobody", "")
     with pytest.raises(UserError, match=f"no {published}@champion to roll back"):
         registry.roll_back(published, "")

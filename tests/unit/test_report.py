@@ -80,7 +80,14 @@ def report(tmp_path_factory):
     )
     config = EvaluationConfig(sets={"test": TestSetConfig(manifest=folder / "speech")}, after="m", examples=6)
     models = {name: {"path": f"runs/{name}/model.nemo", "model_id": name} for name in ("before", "after")}
-    write_reports(folder, config, [result], models, [{"text": "the round before", "href": "../round-1/report.html"}])
+    write_reports(
+        folder,
+        config,
+        [result],
+        models,
+        TrainingData(),
+        [{"text": "the round before", "href": "../round-1/report.html"}],
+    )
     return folder
 
 

@@ -35,20 +35,26 @@ def evaluation(tmp_path):
 
 
 def test_missed_terms_get_the_sentences_of_those_that_are_heard_down_to_a_floor(evaluation):
-    found = {term.text: term for term in reweighted(TERMS, evaluation, "steering", floor=0.25)}
+    found = {term.text: term for term in reweighted(TERMS, TERMS, evaluation, "steering", floor=0.25)}
     # shares of misses: 9/10, 1/10, 1/10, 1/2; their mean is 0.4; so 2.25, 0.25, 0.25, 1.25 times as many
     assert [round(term.weight, 3) for term in found.values()] == [2.25, 0.25, 0.25, 1.25]
     assert [term.recall for term in found.values()] == [0.0, 1.0, 1.0, None]
     assert sum(term.weight for term in found.values()) == pytest.approx(4.0)
 
 
+def test_terms_that_are_not_taught_stay_as_they_are_and_take_no_sentences(evaluation):
+    found = reweighted(TERMS, TERMS[:3], evaluation, "steering", floor=0.25)
+    assert found[3] == TERMS[3]
+    assert sum(term.weight for term in found[:3]) == pytest.approx(3.0, rel=1e-3)
+
+
 def test_the_floor_is_kept_before_all_are_scaled(evaluation):
-    weights = [term.weight for term in reweighted(TERMS, evaluation, "steering", floor=0.5)]
+    weights = [term.weight for term in reweighted(TERMS, TERMS, evaluation, "steering", floor=0.5)]
     assert min(weights) / sorted(weights)[-2] == pytest.approx(0.5 / 1.25, abs=1e-3)
 
 
 def test_terms_that_are_taken_for_one_another_are_said_together(evaluation, tmp_path):
-    found = reweighted(TERMS, evaluation, "steering", floor=0.25)
+    found = reweighted(TERMS, TERMS, evaluation, "steering", floor=0.25)
     assert found[0].confused_with == ("valsartan",)  # low certain is no term
     write_terms(str(tmp_path / "lexicon.csv"), found)
     assert read_terms(tmp_path / "lexicon.csv")[0].confused_with == ("valsartan",)

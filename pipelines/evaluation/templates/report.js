@@ -96,7 +96,9 @@ function paged(root, rows, size, render) {
 }
 
 function options(select, values) {
-  for (const value of [...new Set(values)].filter(Boolean).sort()) select.append(new Option(value, value));
+  const distinct = [...new Set(values)].filter(Boolean).sort();
+  for (const value of distinct) select.append(new Option(value, value));
+  select.hidden = distinct.length < 2;
 }
 
 function terms() {
@@ -173,5 +175,8 @@ function utterances() {
   update();
 }
 
+const note = document.getElementById("left-out");
+note.hidden = !DATA.left_out;
+note.textContent = `The ${DATA.left_out} utterances with the fewest errors are in heard.parquet alone.`;
 terms();
 utterances();
