@@ -79,6 +79,21 @@ def test_codes_count_as_one_word_where_whispers_normaliser_takes_them_apart():
     assert normalise("HbA1c and E11.9", "normalised") == "hba one c and e 11.9"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Mr. Smith can't come, 'cause Dr. Jones won't",
+        "we'll see the pt. on St. Mary's ward",
+        "y'all wanna rest",
+        "nothing of the kind",
+    ],
+)
+def test_whispers_normaliser_is_asked_for_all_that_it_does(text):
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    assert normalise(text, "normalised") == " ".join(EnglishTextNormalizer()(text).split())
+
+
 def test_raw_text_keeps_everything_but_its_spaces():
     assert normalise(" Take  50 mg,\nplease! ", "raw") == "Take 50 mg, please!"
 
