@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 
@@ -38,32 +37,26 @@ def experiment(small_manifest, small_model):
     }
 
 
-def test_rounds_are_planned_by_errors_judged_linked_and_not_made_twice(ray, experiment, small_manifest, tmp_path):
-    config = AdaptConfig(
-        **experiment,
-        workdir=tmp_path / "adapt",
-        rounds=2,
-        gate=GateConfig(min_term_recall_gain=-1, max_general_wer_rise=9, min_utterances=1),
-    )
-    made = adapt(config, tmp_path / "home", Output(as_json=False))
-    assert [of.number for of in made] == [1, 2]
-    assert [of.released for of in made] == [True, True]
-    lexicons = [read_terms(config.workdir / f"round-{number}" / "lexicon.csv") for number in (1, 2)]
-    taught = [term for term in lexicons[0] if term.recall is not None]
-    assert taught
-    assert sum(term.weight for term in lexicons[0]) == pytest.approx(
-        sum(term.weight for term in read_terms()), rel=1e-3
-    )
-    told = json.loads((config.workdir / "round-2" / "model" / "config.json").read_text())
-    assert [source["manifest"].rpartition("adapt/")[2] for source in told["sources"][:2]] == [
-        "round-1/speech",
-        "round-2/speech",
-    ]
-    assert 'href="../../round-1/evaluation/report.html"' in made[1].report.read_text()
-    assert [event.action for event in Registry(tmp_path / "home").history("medical-asr")] == ["promoted", "promoted"]
+def test_a_round_is_planned_by_errors_judged_linked_and_not_made_twice(ray, experiment, tmp_path):
+    gate = GateConfig(min_term_recall_gain=-1, max_general_wer_rise=9, min_utterances=1)
+    config = AdaptConfig(**experiment, workdir=tmp_path / "adapt", rounds=1, gate=gate)
+    (made,) = adapt(config, tmp_path / "home", Output(as_json=False))
+    assert made.released
+    lexicon = read_terms(config.workdir / "round-1" / "lexicon.csv")
+    assert [term for term in lexicon if term.recall is not None]
+    assert sum(term.weight for term in lexicon) == pytest.approx(sum(term.weight for term in read_terms()), rel=1e-3)
+    assert 'href="../../round-0/evaluation/report.html"' in made.report.read_text()
+    assert [event.action for event in Registry(tmp_path / "home").history("medical-asr")] == ["promoted"]
     before = {path: path.stat().st_mtime_ns for path in config.workdir.rglob("_COMPLETE")}
     adapt(config, tmp_path / "home", Output(as_json=False))
     assert {path: path.stat().st_mtime_ns for path in config.workdir.rglob("_COMPLETE")} == before
+
+
+def test_a_later_round_learns_from_the_speech_of_all_and_from_what_is_replayed(experiment, tmp_path):
+    speech = [tmp_path / "round-1" / "speech", tmp_path / "round-2" / "speech"]
+    training = AdaptConfig(**experiment).model(tmp_path / "model", "start.nemo", speech)
+    assert [source.manifest for source in training.sources] == [*map(str, speech), experiment["replay"][0].manifest]
+    assert training.model.start == "start.nemo"
 
 
 def test_a_point_of_an_ablation_is_made_once_whatever_it_is_compared_with(ray, experiment, tmp_path):
