@@ -99,7 +99,7 @@ def writer(body, _tries):
 @pytest.fixture
 def config(serve):
     """Settings of a run in two groups of workers, one of which asks a server, and in several rounds."""
-    sizes = SizesConfig.model_validate(dict.fromkeys(SizesConfig.model_fields, 0) | {"train_per_term": 45})
+    sizes = SizesConfig.model_validate(dict.fromkeys(SizesConfig.model_fields, 0) | {"train_per_term": 60})
     return SynthesisConfig(
         lexicon=LexiconConfig(take=4),
         transcripts=TranscriptsConfig(
