@@ -3,7 +3,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.evaluation import silence
-from pipelines.evaluation.hearing import SilenceSpeech, SplitSpeech, Workers, hear
+from pipelines.evaluation.hearing import (
+    HEARD_SCHEMA,
+    SilenceSpeech,
+    SplitSpeech,
+    Workers,
+    _Hearing,
+    _places,
+    _require_readable,
+    hear,
+)
+from rayapp.errors import UserError
 from rayapp.storage import published_folder
 
 
@@ -19,6 +29,12 @@ def speech(tmp_path):
 def test_audio_that_cannot_be_read_is_told_by_its_utterance_and_loses_no_other(speech):
     (told,) = speech.audio([0])
     assert "the audio of u1" in told
+
+
+def test_a_set_with_audio_that_cannot_be_read_is_refused(speech):
+    table = pa.Table.from_pylist([{"row": 0, "problem": speech.audio([0])[0]}], schema=HEARD_SCHEMA)
+    with pytest.raises(UserError, match=r"set test: the audio of u1 .*`rayapp manifest validate` lists all such rows"):
+        _require_readable(_Hearing("after", "test"), table)
 
 
 def test_speech_is_known_by_what_its_audio_holds(speech, tmp_path):
@@ -40,8 +56,6 @@ def test_ten_minutes_of_nothing_are_quiet_to_loud_and_always_the_same():
 def test_what_is_kept_is_read_without_any_worker(tmp_path, speech):
     (tmp_path / "model.nemo").write_bytes(b"weights")
     models, workers = {"after": tmp_path / "model.nemo"}, Workers(str(tmp_path / "heard"), 1, 0)
-    from pipelines.evaluation.hearing import HEARD_SCHEMA, _places
-
     ((_, place),) = _places(models, {"test": speech}, workers).items()
     (tmp_path / "heard").mkdir()
     kept = pa.Table.from_pylist([{"row": 0, "text": "start losartan", "words": []}], schema=HEARD_SCHEMA)
