@@ -10,10 +10,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from pipelines.evaluation import plots
+from pipelines.evaluation.pages import environment
 
 AXES = {
     "hours": "Hours of synthetic speech",
@@ -49,18 +49,11 @@ def write_curves(folder: Path, points: Sequence[Point], told: Mapping[str, Any])
     """Writes `ablation.html`, with a plot for each axis and figure, `ablation.md` and `ablation.json`."""
     written = dict(told) | {"points": [dataclasses.asdict(point) for point in points]}
     (folder / "ablation.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipelines.evaluation"),
-        autoescape=jinja2.select_autoescape(["html", "html.j2"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["share"] = _share
+    templates = environment(share=_share)
     common = {"told": told, "points": points, "axes": AXES, "figures": _FIGURES}
     for name in ("ablation.md", "ablation.html"):
         drawn = {"plots": [Markup(plot) for plot in _plots(points)]} if name.endswith("html") else {}
-        (folder / name).write_text(environment.get_template(f"{name}.j2").render(common | drawn), encoding="utf-8")
+        (folder / name).write_text(templates.get_template(f"{name}.j2").render(common | drawn), encoding="utf-8")
     return folder / "ablation.html"
 
 

@@ -51,7 +51,6 @@ class SetResult:
     name: str
     utterances: pa.Table
     """Rows of the manifest, without audio."""
-    speech: Speech
     general: bool
     heard: Mapping[str, pa.Table]
     """By recogniser: `before`, `after`."""
@@ -152,7 +151,7 @@ def _results(
     terms |= judged.spellings
     judging = _Judging(Scorer(terms, judged.terms if judged.told else None), judged, overlaps)
     return [
-        _result(config, name, table, speech[name], {model: heard[model, name] for model in paths}, judging)
+        _result(config, name, table, {model: heard[model, name] for model in paths}, judging)
         for name, table in tables.items()
     ]
 
@@ -189,7 +188,6 @@ def _result(
     config: EvaluationConfig,
     name: str,
     utterances: pa.Table,
-    speech: Speech,
     heard: Mapping[str, pa.Table],
     judging: _Judging,
 ) -> SetResult:
@@ -198,7 +196,6 @@ def _result(
     return SetResult(
         name=name,
         utterances=utterances,
-        speech=speech,
         general=name in config.sets and config.sets[name].general,
         heard=heard,
         counts=counts,

@@ -33,17 +33,17 @@ class Metric:
     unit: str = "%"
 
 
-def _share(title: str, part: str, whole: str, better: Better = "lower", unit: str = "%") -> Metric:
+def _ratio(title: str, part: str, whole: str, better: Better = "lower", unit: str = "%") -> Metric:
     return Metric(title, {part: 1}, {whole: 1}, better, unit)
 
 
 METRICS: dict[str, Metric] = {
-    "wer": _share("Word error rate", "medical.word_errors", "medical.words"),
-    "cer": _share("Character error rate", "medical.char_errors", "medical.chars"),
-    "term_recall": _share("Terms heard", "terms.heard", "terms.said", "higher"),
-    "term_recall_close": _share("Terms heard within one edit", "terms.close", "terms.said", "higher"),
-    "term_recall_seen": _share("Terms heard, of those in training", "seen.heard", "seen.said", "higher"),
-    "term_recall_unseen": _share("Terms heard, of those not in training", "unseen.heard", "unseen.said", "higher"),
+    "wer": _ratio("Word error rate", "medical.word_errors", "medical.words"),
+    "cer": _ratio("Character error rate", "medical.char_errors", "medical.chars"),
+    "term_recall": _ratio("Terms heard", "terms.heard", "terms.said", "higher"),
+    "term_recall_close": _ratio("Terms heard within one edit", "terms.close", "terms.said", "higher"),
+    "term_recall_seen": _ratio("Terms heard, of those in training", "seen.heard", "seen.said", "higher"),
+    "term_recall_unseen": _ratio("Terms heard, of those not in training", "unseen.heard", "unseen.said", "higher"),
     "term_precision": Metric(
         "Terms right, of those written", {"terms.heard": 1}, {"terms.heard": 1, "terms.inserted": 1}, "higher"
     ),
@@ -53,25 +53,25 @@ METRICS: dict[str, Metric] = {
         {"terms.said": 1, "terms.heard": 1, "terms.inserted": 1},
         "higher",
     ),
-    "false_terms_per_hour": _share(
+    "false_terms_per_hour": _ratio(
         "Terms written where none is said", "term_free.inserted", "term_free.hours", unit="per hour"
     ),
-    "number_accuracy": _share("Numbers right", "numbers.right", "numbers.said", "higher"),
+    "number_accuracy": _ratio("Numbers right", "numbers.right", "numbers.said", "higher"),
     "punctuation_f1": Metric(
         "F1 of the punctuation", {"marks.right": 2}, {"marks.said": 1, "marks.heard": 1}, "higher"
     ),
-    "case_accuracy": _share("Capitals right", "case.right", "case.words", "higher"),
-    "word_time_error": _share("Word times off by", "times.error_seconds", "times.words", unit="s"),
-    "characters_per_minute": _share(
+    "case_accuracy": _ratio("Capitals right", "case.right", "case.words", "higher"),
+    "word_time_error": _ratio("Word times off by", "times.error_seconds", "times.words", unit="s"),
+    "characters_per_minute": _ratio(
         "Characters written where nothing is said", "silence.characters", "silence.minutes", unit="per minute"
     ),
-    "rtfx": _share("Times faster than real time", "audio.seconds", "compute.seconds", "higher", "×"),
-    "wer_normalised": _share("Word error rate, Whisper's normaliser", "normalised.word_errors", "normalised.words"),
-    "cer_normalised": _share(
+    "rtfx": _ratio("Times faster than real time", "audio.seconds", "compute.seconds", "higher", "×"),
+    "wer_normalised": _ratio("Word error rate, Whisper's normaliser", "normalised.word_errors", "normalised.words"),
+    "cer_normalised": _ratio(
         "Character error rate, Whisper's normaliser", "normalised.char_errors", "normalised.chars"
     ),
-    "wer_raw": _share("Word error rate, as written", "raw.word_errors", "raw.words"),
-    "cer_raw": _share("Character error rate, as written", "raw.char_errors", "raw.chars"),
+    "wer_raw": _ratio("Word error rate, as written", "raw.word_errors", "raw.words"),
+    "cer_raw": _ratio("Character error rate, as written", "raw.char_errors", "raw.chars"),
 }
 CALIBRATION = "calibration_error"
 STATISTICS = {

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from pipelines.evaluation import plots
 from pipelines.evaluation.config import SILENCE, EvaluationConfig
 from pipelines.evaluation.metrics import METRICS, STATISTICS, TITLES
+from pipelines.evaluation.pages import environment
 from pipelines.evaluation.slices import snr_band
 from pipelines.evaluation.training_data import TrainingData
 from rayapp.manifest import Manifest
@@ -50,14 +50,7 @@ def write_reports(
     told = _told(config, results, models)
     told["training"] = {"known": trained.told, "missing": trained.missing}
     (folder / "report.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipelines.evaluation"),
-        autoescape=jinja2.select_autoescape(["html", "html.j2"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"value": _value, "interval": _interval, "title": _title}
+    templates = environment(value=_value, interval=_interval, title=_title)
     common = {
         "told": told,
         "headline": HEADLINE,
@@ -66,9 +59,9 @@ def write_reports(
         "notes": notes,
         "compared": "before" in models,
     }
-    markdown = environment.get_template("report.md.j2").render(common)
+    markdown = templates.get_template("report.md.j2").render(common)
     (folder / "report.md").write_text(markdown, encoding="utf-8")
-    html = environment.get_template("report.html.j2").render(
+    html = templates.get_template("report.html.j2").render(
         common
         | {
             "plots": [Markup(plot) for plot in _plots(config, results, models) if plot],  # our own SVG

@@ -15,7 +15,7 @@ from rayapp.published import Folder, Use, published_around
 from rayapp.storage import key_of
 from rayapp.text.normalise import normalise
 
-_COLUMNS = ["text", "language", "terms", "voice", "prompt", "duration_seconds"]
+_COLUMNS = ["text", "language", "terms", "voice", "prompt"]
 _ROWS = 8192
 
 
@@ -27,7 +27,6 @@ class TrainingData:
     """Whether anything is known: a model from elsewhere has no lineage."""
     missing: list[str] = field(default_factory=list)
     """Manifests that were read in training, and are not there any more."""
-    hours: float = 0.0
     terms: Counter[str] = field(default_factory=Counter)
     """In how many utterances each term is said, by its lower-case text."""
     spellings: set[str] = field(default_factory=set)
@@ -82,7 +81,6 @@ def _starts(folder: Folder) -> list[Path]:
 def _read(manifest: Manifest, split: str, data: TrainingData) -> None:
     for batch in manifest.batches(split, _COLUMNS, _ROWS):
         for row in batch.to_pylist():
-            data.hours += (row["duration_seconds"] or 0.0) / 3600
             data.terms.update({term.casefold() for term in row["terms"] or ()})
             data.spellings.update(row["terms"] or ())
             data.voices.update(filter(None, [row["voice"]]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rayapp.cli.options import Address, AsJson, ConfigFile, Home, Overrides
 from rayapp.cli.output import command_output
 from rayapp.tracking import DEFAULT_HOME
@@ -34,6 +32,7 @@ def command(
         from rich.table import Table
 
         from pipelines.ablate import ablate
+        from rayapp.cli.tables import estimate_text
         from rayapp.ray_session import ray_session
 
         with ray_session(address):
@@ -42,13 +41,10 @@ def command(
         for name in ("", "point", "hours", "terms heard", "word error rate", "general speech"):
             table.add_column(name, justify="left" if name in ("", "point") else "right")
         for point in ablation.points:
-            shares = [_share(figure) for figure in (point.term_recall, point.wer, point.general_wer)]
+            measured = {"term_recall": point.term_recall, "wer": point.wer, "general_wer": point.general_wer}
+            shares = [estimate_text(estimate, metric) for metric, estimate in measured.items()]
             table.add_row(point.axis, point.label, f"{point.hours:.2f}", *shares)
         report = str(ablation.report.absolute())
         points = [dataclasses.asdict(point) for point in ablation.points]
         values = {"points": points, "report": report, "seconds_by_step": output.seconds_by_step}
         output.result(values, table, f"report: {report}")
-
-
-def _share(estimate: Sequence[float] | None) -> str:
-    return "–" if estimate is None else "{:.1f} % ({:.1f}–{:.1f})".format(*(100 * part for part in estimate))

@@ -83,7 +83,7 @@ def test_an_evaluation_has_figures_what_was_heard_and_a_report(evaluation):
     assert (evaluation / "report.html").read_text().count('"audio":{"') == 1
 
 
-def test_what_was_heard_once_is_not_heard_again_but_for_other_speech_or_another_model(
+def test_what_was_heard_once_is_not_heard_again(
     ray, evaluation, small_manifest, small_model, heard, tmp_path, monkeypatch
 ):
     asked = []

@@ -8,11 +8,11 @@ from pipelines.evaluation.training_data import overlap, training_data
 from rayapp.errors import UserError
 from rayapp.storage import published_folder
 
-COLUMNS = ("utterance_id", "text", "language", "terms", "voice", "prompt", "duration_seconds")
+COLUMNS = ("utterance_id", "text", "language", "terms", "voice", "prompt")
 
 
 def row(number, text, terms=(), voice="en-us+m3", prompt="Start {term}."):
-    return dict(zip(COLUMNS, (f"u{number}", text, "en", list(terms), voice, prompt, 3600.0), strict=True))
+    return dict(zip(COLUMNS, (f"u{number}", text, "en", list(terms), voice, prompt), strict=True))
 
 
 @pytest.fixture
@@ -41,7 +41,6 @@ def test_lineage_tells_what_a_model_and_what_it_started_from_were_trained_on(mod
     data = training_data(model)
     assert data.told
     assert data.missing == []
-    assert data.hours == 3.0
     assert dict(data.terms) == {"losartan": 2}
     assert data.templates == {"Hello.", "Start {term}."}
 
