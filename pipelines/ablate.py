@@ -5,13 +5,13 @@ Every point is a synthesis, a training and an evaluation; points that were done 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipelines.adapt import Narrator, own_tests
+from pipelines.adapt import Narrator, judged_sets, make_tests
 from pipelines.config import AblateConfig
 from pipelines.evaluation.config import EvaluationConfig, TestSetConfig
 from pipelines.evaluation.curves import Point, write_curves
@@ -58,15 +58,19 @@ def ablate(config: AblateConfig, home: Path, narrator: Narrator) -> Ablation:
     start = str(resolve_recogniser(config.start, home).absolute())
     # The tasks of points that are made side by side start in folders of their own.
     config, home = config.model_copy(update={"workdir": config.workdir.absolute()}), home.absolute()
-    sets = config.sets or own_tests(config, narrator)
+    sets = judged_sets(config)
     if config.term_set not in sets:
         raise UserError(f"term_set is {config.term_set!r}, which is none of the sets: {', '.join(sets)}")
     variants = list(_variants(config))
     distinct = list({variant.name: variant for variant in variants}.values())
     needed = config.parallel * config.training.workers
     require_room(needed, config.parallel * config.training.gpus_per_worker, f"lower parallel ({config.parallel})")
-    run = _side_by_side if config.parallel > 1 else _in_turn
-    found = run(config, distinct, start, sets, home, narrator)
+    make_tests(config, narrator)
+    measure = partial(_measure, start=start, sets=sets, home=home)
+    if config.parallel > 1:
+        found = _side_by_side(distinct, measure, config.parallel, narrator)
+    else:
+        found = _in_turn(distinct, measure, narrator)
     points = [_point(variant, found[variant.name], config) for variant in variants]
     report = write_curves(config.workdir, points, {"start": start, "term_set": config.term_set})
     return Ablation(points, report)
@@ -88,40 +92,30 @@ def _variants(config: AblateConfig) -> Iterator[_Variant]:
 
 
 def _in_turn(
-    config: AblateConfig,
-    variants: Sequence[_Variant],
-    start: str,
-    sets: Mapping[str, TestSetConfig],
-    home: Path,
-    narrator: Narrator,
+    variants: Sequence[_Variant], measure: Callable[..., dict[str, Any]], narrator: Narrator
 ) -> dict[str, dict[str, Any]]:
     found = {}
     for number, variant in enumerate(variants, start=1):
         doing = f"point {number} of {len(variants)}: {variant.axis} {variant.label}"
         with narrator.step(f"point_{number}", doing) as progress:
-            found[variant.name] = _measure(variant, start, sets, home, progress)
+            found[variant.name] = measure(variant, progress=progress)
     return found
 
 
 def _side_by_side(
-    config: AblateConfig,
-    variants: Sequence[_Variant],
-    start: str,
-    sets: Mapping[str, TestSetConfig],
-    home: Path,
-    narrator: Narrator,
+    variants: Sequence[_Variant], measure: Callable[..., dict[str, Any]], parallel: int, narrator: Narrator
 ) -> dict[str, dict[str, Any]]:
     """Each point is driven by a task of its own, which waits for its workers most of the time."""
     import ray
 
-    measure = ray.remote(num_cpus=0)(_measure)
+    point = ray.remote(num_cpus=0)(lambda variant: measure(variant))
     waiting, found = list(variants), dict[str, dict[str, Any]]()
     running: dict[Any, _Variant] = {}
-    with narrator.step("points", f"{len(variants)} points, {config.parallel} at a time") as progress:
+    with narrator.step("points", f"{len(variants)} points, {parallel} at a time") as progress:
         while waiting or running:
-            while waiting and len(running) < config.parallel:
+            while waiting and len(running) < parallel:
                 variant = waiting.pop(0)
-                running[measure.remote(variant, start, sets, home)] = variant
+                running[point.remote(variant)] = variant
             (done,), _ = ray.wait(list(running), num_returns=1)
             found[running.pop(done).name] = ray.get(done)
             progress(len(found), len(variants))
@@ -158,7 +152,7 @@ def _measure(
 
 
 def _point(variant: _Variant, found: Mapping[str, Any], config: AblateConfig) -> Point:
-    figures = json.loads(json.dumps(found["figures"]))
+    figures = found["figures"]
     general = next((name for name, of in figures.items() if of["general"]), None)
     return Point(
         axis=variant.axis,

@@ -78,8 +78,8 @@ def quickstart(config: QuickstartConfig, cache: Path, narrator: Narrator) -> Out
             progress,
         )
     with narrator.step("release", "asking the gate") as progress:
-        version, verdicts = release(
+        released = release(
             ReleaseConfig(evaluation=evaluation, model_name=config.serving.model_name, gate=config.gate), home
         )
         progress(1, 1)
-    return Outcome(figures, training, version, verdicts, medical, evaluation / "report.html", home)
+    return Outcome(figures, training, released.version, released.verdicts, medical, evaluation / "report.html", home)

@@ -43,6 +43,8 @@ class RegisteredModel:
     run_id: str
     evaluation: str
     """Folder of the evaluation that it was released by."""
+    model_id: str = ""
+    """Of its content; empty for one that was published without."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,15 @@ class Registry:
         self,
         name: str,
         model: Path,
+        model_id: str,
         figures: Mapping[str, float],
         verdicts: Sequence[Mapping[str, Any]],
         key: str,
         evaluation: Path,
     ) -> str:
         """Store a `.nemo` file or a Whisper folder as a new version of `name`; returns the version.
+
+        model_id: by which it is known again when a later one is compared with it; see `rayapp.ids.path_id`.
 
         A version that was published under the same key already is returned instead.
         """
@@ -102,6 +107,7 @@ class Registry:
                 "figures": json.dumps(figures),
                 "verdicts": json.dumps(verdicts),
                 "key": key,
+                "model_id": model_id,
                 "evaluation": str(evaluation.absolute()),
             },
         )
@@ -161,6 +167,10 @@ class Registry:
         """The version that is served; None where none is."""
         return self.version(name, CHAMPION)
 
+    def champion_model(self, name: str) -> RegisteredModel | None:
+        """What is known of the version that is served; None where none is, or the name is not there."""
+        return next((model for model in self.list() if model.name == name and CHAMPION in model.aliases), None)
+
     def version(self, name: str, alias: str) -> str | None:
         """The version behind an alias; None where there is none."""
         found = self.client.get_registered_model(name).aliases.get(alias)
@@ -206,6 +216,7 @@ class Registry:
                         figures=json.loads(version.tags.get("figures", "{}")),
                         run_id=version.run_id,
                         evaluation=version.tags.get("evaluation", ""),
+                        model_id=version.tags.get("model_id", ""),
                     )
                 )
         return sorted(models, key=lambda m: (m.name, -int(m.version)))

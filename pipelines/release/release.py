@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,22 @@ from rayapp.registry import CHALLENGER, Registry
 from rayapp.storage import require_complete, step_key
 
 
-def release(config: ReleaseConfig, home: Path, why: str = "") -> tuple[str, list[Verdict]]:
-    """Returns the version and the verdicts. The version is the challenger; `champion` moves only when all passed.
+@dataclass(frozen=True)
+class Release:
+    """What the gate said of one version of a model."""
+
+    version: str
+    verdicts: list[Verdict]
+    remark: str = ""
+    """What should be known besides: it was not compared with the champion, say."""
+
+    @property
+    def passed(self) -> bool:
+        return all(verdict.passed for verdict in self.verdicts)
+
+
+def release(config: ReleaseConfig, home: Path, why: str = "") -> Release:
+    """The version is the challenger; `champion` moves only when all verdicts passed.
 
     home: folder of the registry, see `rayapp.tracking`.
     why: kept with the decision, beside the verdicts.
@@ -28,31 +42,43 @@ def release(config: ReleaseConfig, home: Path, why: str = "") -> tuple[str, list
     models = config.evaluation / "models.json"
     if not models.is_file():
         raise UserError(f"evaluation {config.evaluation} does not say which model it judged: evaluate again")
-    judged: dict[str, str] = json.loads(models.read_text())["after"]
+    compared: dict[str, Any] = json.loads(models.read_text())
+    judged = compared["after"]
     model = Path(judged["path"])
     if not model.exists() or path_id(model) != judged["model_id"]:
         raise UserError(f"{model} is not the model that {config.evaluation} judged: evaluate it again, then release it")
     figures: dict[str, Any] = json.loads((config.evaluation / "figures.json").read_text())
     verdicts = judge(config.gate, figures)
     registry = Registry(home)
+    remark = _remark(registry, config.model_name, compared)
     version = registry.publish(
         config.model_name,
         model,
+        model_id=judged["model_id"],
         figures=headline(figures),
         verdicts=[asdict(verdict) for verdict in verdicts],
         key=step_key(config, config.evaluation),
         evaluation=config.evaluation,
     )
-    failed = [verdict for verdict in verdicts if not verdict.passed]
-    reasons = "; ".join(f"{verdict.rule}: {verdict.figure}" for verdict in failed or verdicts)
-    reason = f"{why}: {reasons}" if why else reasons
-    if failed:
+    decided = Release(version, verdicts, remark)
+    reasons = "; ".join(f"{v.rule}: {v.figure}" for v in verdicts if v.passed == decided.passed)
+    reason = ": ".join(part for part in (why, remark, reasons) if part)
+    if decided.passed:
+        registry.crown(config.model_name, version, reason)
+    else:
         if registry.champion(config.model_name) != version:
             registry.promote(config.model_name, version, CHALLENGER)
         registry.refuse(config.model_name, version, reason)
-    else:
-        registry.crown(config.model_name, version, reason)
-    return version, verdicts
+    return decided
+
+
+def _remark(registry: Registry, name: str, compared: Mapping[str, Any]) -> str:
+    """Empty where the model was compared with the champion, is the champion, or there is none."""
+    champion = registry.champion_model(name)
+    if champion is None or champion.model_id in [model["model_id"] for model in compared.values() if model]:
+        return ""
+    before = compared["before"]["path"] if compared.get("before") else "nothing"
+    return f"compared with {before}, not with the champion, version {champion.version}"
 
 
 def headline(figures: Mapping[str, Any]) -> dict[str, float]:

@@ -33,7 +33,7 @@ def command(
         import dataclasses
 
         from pipelines.adapt import adapt
-        from rayapp.cli.tables import figures_table, verdict_lines
+        from rayapp.cli.tables import figures_table, release_lines
         from rayapp.ray_session import ray_session
 
         with ray_session(address):
@@ -43,9 +43,8 @@ def command(
                 {
                     "number": made.number,
                     "model": str(made.model.absolute()),
-                    "version": made.version,
                     "released": made.released,
-                    "verdicts": [dataclasses.asdict(verdict) for verdict in made.verdicts],
+                    **dataclasses.asdict(made.release),
                     "report": str(made.report.absolute()),
                     "figures": made.figures,
                 }
@@ -55,6 +54,6 @@ def command(
         }
         last = rounds[-1]
         lines = [f"report of round {made.number}: {made.report.absolute()}" for made in rounds]
-        output.result(values, figures_table(last.figures), *verdict_lines(last.verdicts), *lines)
+        output.result(values, figures_table(last.figures), *release_lines(config.model_name, last.release), *lines)
         if not last.released:
             raise typer.Exit(REFUSED)

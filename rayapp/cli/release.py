@@ -45,18 +45,10 @@ def command(
             return
 
         from pipelines.release.release import release
-        from rayapp.cli.tables import verdict_lines
+        from rayapp.cli.tables import release_lines
 
-        version, verdicts = release(config, home, why)
-        passed = all(verdict.passed for verdict in verdicts)
-        values = {
-            "model": config.model_name,
-            "version": version,
-            "released": passed,
-            "verdicts": [dataclasses.asdict(verdict) for verdict in verdicts],
-        }
-
-        outcome = "the champion" if passed else "not released"
-        output.result(values, *verdict_lines(verdicts), f"{config.model_name} version {version} is {outcome}")
-        if not passed:
+        decided = release(config, home, why)
+        values = {"model": config.model_name, "released": decided.passed, **dataclasses.asdict(decided)}
+        output.result(values, *release_lines(config.model_name, decided))
+        if not decided.passed:
             raise typer.Exit(REFUSED)

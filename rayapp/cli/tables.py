@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from pipelines.release.gate import Verdict
+from pipelines.release.release import Release
 
 
 def figures_table(figures: Mapping[str, Any]) -> Table:
@@ -36,6 +37,13 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
     for verdict in verdicts:
         mark = "[green]passed[/]" if verdict.passed else "[red]failed[/]"
         yield f"gate {mark}: {verdict.rule}: {verdict.figure}"
+
+
+def release_lines(name: str, decided: Release) -> Iterator[str]:
+    yield from verdict_lines(decided.verdicts)
+    if decided.remark:
+        yield f"[yellow]note[/]: {decided.remark}"
+    yield f"{name} version {decided.version} is {'the champion' if decided.passed else 'not released'}"
 
 
 _SHOWN = {

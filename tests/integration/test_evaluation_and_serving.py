@@ -57,11 +57,11 @@ def evaluation(ray, small_manifest, small_model, heard, tmp_path_factory):
 def home(evaluation, tmp_path_factory):
     """A registry whose champion passed a gate that lets a tie pass."""
     folder = tmp_path_factory.mktemp("registry")
-    version, verdicts = release(
+    released = release(
         ReleaseConfig(evaluation=evaluation, gate=GateConfig(min_term_recall_gain=-0.01, min_utterances=1)), folder
     )
-    assert version == "1"
-    assert all(verdict.passed for verdict in verdicts)
+    assert released.version == "1"
+    assert released.passed
     return folder
 
 
@@ -135,7 +135,7 @@ def test_speech_that_cannot_be_judged_is_named(ray, small_manifest, small_model,
 
 
 def test_a_tie_is_refused_by_the_usual_gate_and_no_alias_moves(evaluation, tmp_path):
-    _, verdicts = release(ReleaseConfig(evaluation=evaluation, gate=GateConfig(min_utterances=1)), tmp_path)
+    verdicts = release(ReleaseConfig(evaluation=evaluation, gate=GateConfig(min_utterances=1)), tmp_path).verdicts
     assert [verdict.passed for verdict in verdicts] == [False, True]
     with pytest.raises(UserError, match=r"no model medical-asr@champion; known: medical-asr@challenger"):
         Registry(tmp_path).resolve("medical-asr")
@@ -143,7 +143,7 @@ def test_a_tie_is_refused_by_the_usual_gate_and_no_alias_moves(evaluation, tmp_p
 
 def test_releasing_the_same_again_makes_no_second_version(evaluation, home):
     config = ReleaseConfig(evaluation=evaluation, gate=GateConfig(min_term_recall_gain=-0.01, min_utterances=1))
-    assert release(config, home)[0] == "1"
+    assert release(config, home).version == "1"
     (model,) = Registry(home).list()
     assert (model.name, model.version, model.aliases) == ("medical-asr", "1", ("champion",))
     assert "test.wer" in model.figures

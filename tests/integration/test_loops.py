@@ -13,6 +13,7 @@ from pipelines.manifests.config import SizesConfig
 from pipelines.release.config import GateConfig
 from pipelines.training.config import DeepSpeedConfig, LearningConfig, SourceConfig
 from rayapp.cli.output import Output
+from rayapp.errors import UserError
 from rayapp.manifest import Manifest
 from rayapp.registry import Registry
 
@@ -71,6 +72,13 @@ def test_a_point_of_an_ablation_is_made_once_whatever_it_is_compared_with(ray, e
     ablation = ablate(twice, tmp_path / "home", Output(as_json=False))
     assert ablation.points == [point, point]
     assert len(list((config.workdir / "points").iterdir())) == 1
+
+
+def test_a_gate_that_reads_what_is_not_judged_is_refused_before_anything_is_made(experiment, tmp_path):
+    config = AdaptConfig(**experiment, workdir=tmp_path / "adapt", gate=GateConfig(term_set="ward"))
+    with pytest.raises(UserError, match="the gate reads set 'ward', which is none of the sets: steering, test, "):
+        adapt(config, tmp_path / "home", Output(as_json=False))
+    assert not config.workdir.exists()
 
 
 @pytest.mark.parametrize("command", ["adapt", "ablate"])

@@ -1,8 +1,14 @@
+import json
+
 import pytest
 
-from pipelines.release.config import GateConfig
+from pipelines.release.config import GateConfig, ReleaseConfig
 from pipelines.release.gate import judge
+from pipelines.release.release import release
 from rayapp.errors import UserError
+from rayapp.ids import path_id
+from rayapp.registry import Registry
+from rayapp.storage import published_folder
 
 ALL = GateConfig(
     min_term_recall=0.8,
@@ -85,3 +91,37 @@ def test_a_gate_that_reads_what_was_not_evaluated_says_so():
         judge(GateConfig(), figures(test__term_recall__change=None, test__term_recall__after=None))
     with pytest.raises(UserError, match="evaluate with `before`"):
         judge(GateConfig(), figures(test__term_recall__change=None))
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """Folder of an evaluation of one small file against another."""
+
+    def make(before: str | None, after: str):
+        models = {}
+        for part, content in {"before": before, "after": after}.items():
+            if content is not None:
+                file = tmp_path / f"{content}.nemo"
+                file.write_text(content)
+                models[part] = {"path": str(file), "model_id": path_id(file)}
+        folder = tmp_path / f"{before}-{after}"
+        with published_folder(folder, after) as staging:
+            (staging / "models.json").write_text(json.dumps(models))
+            (staging / "figures.json").write_text(json.dumps(figures()))
+        return ReleaseConfig(evaluation=folder, gate=GateConfig(max_general_wer_rise=0.02))
+
+    return make
+
+
+def test_a_release_says_when_it_was_not_compared_with_the_champion(evaluated, tmp_path):
+    first = release(evaluated("base", "first"), tmp_path)
+    assert (first.passed, first.remark) == (True, "")
+    assert release(evaluated("base", "first"), tmp_path).remark == ""  # it is the champion itself
+    assert release(evaluated("first", "second"), tmp_path).remark == ""
+    third = release(evaluated("base", "third"), tmp_path, "a new start")
+    assert third.remark == f"compared with {tmp_path / 'base.nemo'}, not with the champion, version 2"
+    assert (
+        release(evaluated(None, "fourth"), tmp_path).remark == "compared with nothing, not with the champion, version 3"
+    )
+    *_, event, _ = Registry(tmp_path).history("medical-asr")
+    assert event.why.startswith(f"a new start: {third.remark}: term recall on test")

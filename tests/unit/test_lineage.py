@@ -262,7 +262,7 @@ def test_a_served_model_is_followed_down_to_the_lexicon_and_up_from_a_term(
     evaluation = judged(speech, base, model)
     registry = Registry(tmp_path / "registry")
     file = Path(model) / "model.nemo"
-    registry.publish("medical-asr", file, {}, [], "key", Path(evaluation))
+    registry.publish("medical-asr", file, "model", {}, [], "key", Path(evaluation))
     registry.promote("medical-asr", "1", "champion")
     lineage = Lineage([tmp_path], registry)
     for name in ("medical-asr", "medical-asr:1", "medical-asr@champion"):

@@ -15,7 +15,9 @@ def published(registry, tmp_path, request):
     name = f"asr-{abs(hash(request.node.name))}"
     for number in range(3):
         (tmp_path / "model.nemo").write_bytes(b"weights %d" % number)
-        registry.publish(name, tmp_path / "model.nemo", {"test.wer": 0.1}, [], f"key {number}", tmp_path)
+        registry.publish(
+            name, tmp_path / "model.nemo", f"model {number}", {"test.wer": 0.1}, [], f"key {number}", tmp_path
+        )
     return name
 
 

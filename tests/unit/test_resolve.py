@@ -128,7 +128,7 @@ def registry(tmp_path: Path) -> Path:
     home = tmp_path / "tracking"
     for key, text in (("1", "older"), ("2", "newer")):
         (tmp_path / "model.nemo").write_text(text)
-        version = Registry(home).publish("ward", tmp_path / "model.nemo", {}, [], key, tmp_path)
+        version = Registry(home).publish("ward", tmp_path / "model.nemo", "model", {}, [], key, tmp_path)
         Registry(home).promote("ward", version, {"1": "champion", "2": "challenger"}[version])
     return home
 
