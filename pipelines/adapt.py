@@ -20,6 +20,7 @@ from pipelines.lexicon.terms import open_lexicon, read_terms
 from pipelines.release.config import ReleaseConfig
 from pipelines.release.gate import read_sets
 from pipelines.release.release import Release, release
+from pipelines.speech.reweight import reweighted_accents
 from pipelines.synthesize import prepared, synthesize
 from pipelines.training.train import train
 from rayapp.asr.resolve import resolve_recogniser, trained_model
@@ -100,19 +101,20 @@ class _Loop:
         """before: the model that it must be better than."""
         config, folder = self.config, self.folder(number)
         folder.mkdir(parents=True, exist_ok=True)
+        told_by = (str(self.folder(number - 1) / "evaluation"), config.steering, config.weight_floor)
         terms = reweighted(
             read_terms(config.lexicon.path),
             open_lexicon(config.lexicon).taught,
-            str(self.folder(number - 1) / "evaluation"),
-            config.steering,
-            config.weight_floor,
+            *told_by,
         )
         write_terms(str(folder / "lexicon.csv"), terms)
+        speakers = reweighted_accents(config.speech, *told_by)
         lexicon = LexiconConfig(
             path=str(folder / "lexicon.csv"), take=config.lexicon.take, held_out=config.lexicon.held_out
         )
         with self.narrator.step(f"speech_{number}", f"round {number}: writing and speaking what was missed") as told:
-            synthesize(config.synthesis(folder / "speech", config.sizes, lexicon, config.seed + number), told)
+            planned = config.model_copy(update={"speech": speakers})
+            synthesize(planned.synthesis(folder / "speech", config.sizes, lexicon, config.seed + number), told)
         # From the start again, on the speech of all rounds so far: nothing is learnt in an order that harms it.
         speech = [self.folder(earlier) / "speech" for earlier in range(1, number + 1)]
         with self.narrator.step(f"training_{number}", f"round {number}: teaching it") as told:

@@ -181,7 +181,7 @@ class AdaptConfig(_ExperimentConfig):
     target_term_recall: float | None = Field(default=None, gt=0, le=1)
     """Stop as soon as the lower end of the interval of `gate.term_set` is there."""
     weight_floor: float = Field(default=0.25, gt=0, le=1)
-    """A term that is heard keeps this share of its sentences, at least."""
+    """A term that is heard keeps this share of its sentences, and an accent of its speakers, at least."""
     steering: str = "steering"
     """The set whose errors plan the next round; without `sets`, what `tests.validation` makes. What is reported on the
     others is not what was aimed at."""

@@ -133,8 +133,13 @@ class Planner:
         """Somebody who speaks the style's language, and is none of the `others` where there is a choice."""
         pool, speech = self._pool(part.split, part.style.language), self.config.speech
         pool = [candidate for candidate in pool if candidate.speaker not in others] or pool
+        if part.split == "train" and speech.accent_weights:
+            weights = np.array([speech.accent_weights.get(candidate.accent, 1.0) for candidate in pool])
+            drawn = pool[int(rng.choice(len(pool), p=weights / weights.sum()))]
+        else:
+            drawn = pool[int(rng.integers(len(pool)))]
         return _Person(
-            pool[int(rng.integers(len(pool)))],
+            drawn,
             int(rng.integers(speech.min_rate_wpm, speech.max_rate_wpm + 1)),
             int(rng.integers(speech.min_pitch, speech.max_pitch + 1)),
         )

@@ -45,6 +45,8 @@ class RegisteredModel:
     """Folder of the evaluation that it was released by."""
     model_id: str = ""
     """Of its content; empty for one that was published without."""
+    origin: str = ""
+    """Where the model lay that was published: its training tells what it learnt from."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Registry:
                 "verdicts": json.dumps(verdicts),
                 "key": key,
                 "model_id": model_id,
+                "origin": str(model.absolute()),
                 "evaluation": str(evaluation.absolute()),
             },
         )
@@ -217,6 +220,7 @@ class Registry:
                         run_id=version.run_id,
                         evaluation=version.tags.get("evaluation", ""),
                         model_id=version.tags.get("model_id", ""),
+                        origin=version.tags.get("origin", ""),
                     )
                 )
         return sorted(models, key=lambda m: (m.name, -int(m.version)))

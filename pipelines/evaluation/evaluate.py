@@ -22,7 +22,7 @@ from pipelines.evaluation.report import write_reports
 from pipelines.evaluation.resampling import Resampling
 from pipelines.evaluation.scoring import score_everywhere
 from pipelines.evaluation.silence import CLIP_SECONDS
-from pipelines.evaluation.slices import slices
+from pipelines.evaluation.slices import slices, term_slices
 from pipelines.evaluation.term_table import term_table
 from pipelines.evaluation.training_data import Overlap, TrainingData, overlap, training_data
 from rayapp.asr.resolve import resolve_recogniser
@@ -109,7 +109,7 @@ def evaluate(
     if key_of(output) == key:
         done: dict[str, Any] = json.loads((output / "figures.json").read_text())
         return done
-    trained = {name: training_data(path) for name, path in paths.items()}
+    trained = {name: training_data(path, home) for name, path in paths.items()}
     results = _results(config, paths, trained, progress)
     told = {result.name: _told(result) for result in results}
     with published_folder(output, key) as staging:
@@ -192,16 +192,18 @@ def _result(
     judging: _Judging,
 ) -> SetResult:
     counts = score_everywhere(judging.scorer, utterances, heard)
-    resampling = Resampling(utterances.num_rows, config.bootstrap_samples, config.seed)
+    draws, seed, trained = config.bootstrap_samples, config.seed, judging.trained
+    categories = _categories(utterances)
+    of_terms = term_slices(counts, categories, trained.terms if trained.told else None, draws, seed)
     return SetResult(
         name=name,
         utterances=utterances,
         general=name in config.sets and config.sets[name].general,
         heard=heard,
         counts=counts,
-        figures=figures(counts, resampling),
-        slices=slices(utterances, counts, config.bootstrap_samples, config.seed),
-        terms=term_table(name, counts, _categories(utterances), judging.trained),
+        figures=figures(counts, Resampling(utterances.num_rows, draws, seed)),
+        slices=of_terms | slices(utterances, counts, draws, seed),
+        terms=term_table(name, counts, categories, trained),
         calibration={model: calibration_bins(counted) for model, counted in counts.items()},
         overlap=judging.overlaps.get(name),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -114,8 +114,14 @@ def figures(counts: Mapping[str, Counts], resampling: Resampling) -> dict[str, F
     return found | _robust(counts, resampling.fewer())
 
 
+class Columns(Protocol):
+    """(utterances,) of a count, by its name."""
+
+    def __getitem__(self, name: str, /) -> NDArray[np.float64]: ...
+
+
 def ratios(
-    counts: Mapping[str, Counts], rows: NDArray[np.bool_], metrics: Sequence[str], draws: int, seed: int
+    counts: Mapping[str, Columns], rows: NDArray[np.bool_], metrics: Sequence[str], draws: int, seed: int
 ) -> dict[str, Figure]:
     """Some ratios of some of the utterances, which are drawn among themselves."""
     resampling = Resampling(int(rows.sum()), draws, seed).fewer()
@@ -175,7 +181,7 @@ def _columns(counted: Counts) -> NDArray[np.float64]:
     return np.hstack([*parts, np.stack([counted[name] for name in _CONFIDENCES], axis=1)])
 
 
-def _ratio_columns(counted: Counts, metric: str) -> NDArray[np.float64]:
+def _ratio_columns(counted: Columns, metric: str) -> NDArray[np.float64]:
     """(utterances, 2): what stands above the line, and below."""
     parts = (METRICS[metric].above, METRICS[metric].below)
     return np.stack([sum(weight * counted[name] for name, weight in part.items()) for part in parts], axis=1)

@@ -16,7 +16,7 @@ from pipelines.evaluation import plots
 from pipelines.evaluation.config import SILENCE, EvaluationConfig
 from pipelines.evaluation.metrics import METRICS, STATISTICS, TITLES
 from pipelines.evaluation.pages import environment
-from pipelines.evaluation.slices import snr_band
+from pipelines.evaluation.slices import OF_TERMS, snr_band
 from pipelines.evaluation.training_data import TrainingData
 from rayapp.manifest import Manifest
 
@@ -56,6 +56,7 @@ def write_reports(
         "headline": HEADLINE,
         "statistics": STATISTICS,
         "others": [name for name in TITLES if name not in HEADLINE and name not in STATISTICS],
+        "sliced": (*OF_TERMS, "wer"),
         "notes": notes,
         "compared": "before" in models,
     }
@@ -86,7 +87,8 @@ def _told(
                 "figures": result.figures,
                 "slices": result.slices,
                 "calibration": result.calibration,
-                "overlap_with_training": result.overlap and vars(result.overlap),
+                "overlap_with_training": result.overlap
+                and {kind: common._asdict() for kind, common in vars(result.overlap).items()},
             }
             for result in results
         },

@@ -1,12 +1,13 @@
-"""Where a recogniser is good and where it is not: the figures by accent, noise, length and so on."""
+"""Where a recogniser is good and where it is not: figures by accent, noise, length and so on, and by kind of term."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.evaluation.counts import Counts
 from pipelines.evaluation.metrics import Figure, ratios
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SLICED = ("wer", "cer", "term_recall")
+OF_TERMS = ("term_recall", "term_recall_close", "term_precision", "term_f1")
+TRAINED, UNTRAINED = "in training", "not in training"
 _MOST_GROUPS = 40
 _SNR_STEP_DB = 5
 _LENGTHS = (2, 5, 10, 20)
@@ -37,13 +40,65 @@ def slices(
     return found
 
 
+def term_slices(
+    counts: Mapping[str, Counts], categories: Mapping[str, str], trained: Collection[str] | None, draws: int, seed: int
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Of the terms of each category, and of those that training had and had not: how many, and their figures.
+
+    A sentence with two kinds of terms counts for both, each with its own terms.
+
+    categories: of the terms, where they are known.
+    trained: the terms that training had, in lower case; None where that is not known.
+    """
+    terms = sorted({term for counted in counts.values() for term in counted.sightings["term"].unique().to_pylist()})
+    kinds = {"category": [categories.get(term, "other") for term in terms]}
+    if trained is not None:
+        kinds["training"] = [TRAINED if term.casefold() in trained else UNTRAINED for term in terms]
+    seen = {model: _Sightings(counted, terms) for model, counted in counts.items()}
+    return {
+        dimension: {
+            group: _figures_of_terms(np.array([kind == group for kind in of_terms]), seen, draws, seed)
+            for group in sorted(set(of_terms))
+        }
+        for dimension, of_terms in kinds.items()
+        if len(set(of_terms)) > 1
+    }
+
+
+class _Sightings:
+    """Those of one recogniser: whose they are, in which utterance, and what they count."""
+
+    def __init__(self, counted: Counts, terms: Sequence[str]) -> None:
+        self.utterances = len(counted.values)
+        self.rows = counted.sightings["row"].to_numpy()
+        self.terms = pc.index_in(counted.sightings["term"], pa.array(terms, pa.string())).to_numpy()
+        self.counts = {name: counted.sightings[name].to_numpy() for name in ("said", "heard", "close", "inserted")}
+
+    def of(self, mine: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+        """(utterances,) of each count, of some of the terms."""
+        chosen = mine[self.terms]
+        rows = self.rows[chosen]
+        return {
+            f"terms.{name}": np.bincount(rows, values[chosen], self.utterances).astype(float)
+            for name, values in self.counts.items()
+        }
+
+
+def _figures_of_terms(
+    mine: NDArray[np.bool_], seen: Mapping[str, _Sightings], draws: int, seed: int
+) -> dict[str, int | Figure]:
+    counted = {model: sightings.of(mine) for model, sightings in seen.items()}
+    rows = np.any([column > 0 for columns in counted.values() for column in columns.values()], axis=0)
+    return {"terms": int(mine.sum()), "utterances": int(rows.sum())} | ratios(counted, rows, OF_TERMS, draws, seed)
+
+
 def _figures(rows: NDArray[np.bool_], counts: Mapping[str, Counts], draws: int, seed: int) -> dict[str, int | Figure]:
     return {"utterances": int(rows.sum())} | ratios(counts, rows, SLICED, draws, seed)
 
 
 def _groups(utterances: pa.Table) -> dict[str, NDArray[np.str_]]:
     dimensions = {
-        **{name: _texts(utterances, name) for name in ("category", "accent", "voice")},
+        **{name: _texts(utterances, name) for name in ("accent", "voice")},
         "snr": [snr_band(value) for value in utterances["snr_db"].to_pylist()],
         "duration": [duration_band(value) for value in utterances["duration_seconds"].to_pylist()],
         **{name: _texts(utterances, name) for name in ("style", "generator", "language")},

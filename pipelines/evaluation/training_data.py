@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rayapp.errors import UserError
-from rayapp.ids import content_id
+from rayapp.ids import content_id, path_id
 from rayapp.manifest import Manifest
 from rayapp.published import Folder, Use, published_around
+from rayapp.registry import Registry
 from rayapp.storage import key_of
 from rayapp.text.normalise import normalise
 
@@ -37,20 +38,30 @@ class TrainingData:
     """Hashes of the texts, as they are compared."""
 
 
+class Common(NamedTuple):
+    """What a test set has in common with training, of one kind."""
+
+    shared: list[str]
+    of: int
+    """So many has the test."""
+
+
 @dataclass(frozen=True)
 class Overlap:
     """What a test set has in common with training, none of which is forbidden but the transcripts."""
 
-    voices: tuple[int, int]
-    """So many of the test's, of so many."""
-    terms: tuple[int, int]
-    templates: tuple[int, int]
+    voices: Common
+    terms: Common
+    templates: Common
 
 
-def training_data(model: Path) -> TrainingData:
-    """model: what `trained_model` found. Only folders that `rayapp train` wrote tell."""
+def training_data(model: Path, home: Path) -> TrainingData:
+    """Only folders that `rayapp train` wrote tell; of a copy, the registry may know where it was made.
+
+    model: what `resolve_recogniser` found. home: folder of the registry.
+    """
     data = TrainingData()
-    for use in dict.fromkeys((use.place, use.splits, use.text, use.key) for use in _sources(model, set())):
+    for use in dict.fromkeys((use.place, use.splits, use.text, use.key) for use in _sources(model, home, set())):
         place, splits, text, key = use
         location = text if "://" in text else place  # the place of an object store lacks its endpoint
         data.told = True
@@ -63,15 +74,24 @@ def training_data(model: Path) -> TrainingData:
     return data
 
 
-def _sources(model: Path, visited: set[str]) -> Iterator[Use]:
+def _sources(model: Path, home: Path, visited: set[str]) -> Iterator[Use]:
     """The manifests that a model and those that it started from learnt from."""
-    folder = published_around(model)
+    folder = published_around(model) or _origin(model, home)
     if folder is None or folder.kind == "evaluation" or folder.place in visited:
         return
     visited.add(folder.place)
     yield from (use for use in folder.uses if use.section == "sources" and use.setting == "manifest")
     for start in _starts(folder):
-        yield from _sources(start, visited)
+        yield from _sources(start, home, visited)
+
+
+def _origin(copy: Path, home: Path) -> Folder | None:
+    """Where a model was made that was published to the registry, by its content."""
+    if not copy.exists():
+        return None
+    model_id = path_id(copy)
+    origins = [Path(model.origin) for model in Registry(home).list() if model.origin and model.model_id == model_id]
+    return next(filter(None, map(published_around, origins)), None)
 
 
 def _starts(folder: Folder) -> list[Path]:
@@ -115,6 +135,6 @@ def overlap(name: str, rows: Sequence[Mapping[str, Any]], data: TrainingData) ->
     )
 
 
-def _common(tested: Iterable[str | None], trained: set[str]) -> tuple[int, int]:
+def _common(tested: Iterable[str | None], trained: set[str]) -> Common:
     distinct = set(filter(None, tested))
-    return len(distinct & trained), len(distinct)
+    return Common(sorted(distinct & trained), len(distinct))

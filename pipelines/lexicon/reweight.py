@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pipelines.lexicon.row import same_term
 from rayapp.records import Term
 from rayapp.storage import join, open_filesystem, require_complete
+from rayapp.text.normalise import normalise
 
 _MOST_RIVALS = 3
 
@@ -30,7 +31,7 @@ def reweighted(terms: Sequence[Term], taught: Sequence[Term], evaluation: str, n
     columns = ["set", "term", "said", "after_heard", "after_confusions"]
     rows = pq.read_table(path, filesystem=filesystem, columns=columns).to_pylist()
     found = {same_term(row["term"]): row for row in rows if row["set"] == name and row["said"]}
-    known = {same_term(term.text): term.text for term in taught}
+    known = {_as_heard(term): term.text for term in taught}
     told = [_reweighted(term, found.get(same_term(term.text)), known) for term in taught]
     weighted = {same_term(term.text): term for term in _scaled(told, taught, floor)}
     return [weighted.get(same_term(term.text), term) for term in terms]
@@ -41,7 +42,7 @@ def _reweighted(term: Term, row: Mapping[str, Any] | None, known: Mapping[str, s
     said, heard = (row["said"], row["after_heard"]) if row else (0, 0)
     rivals = Counter[str]()
     for confusion in (row["after_confusions"] or ()) if row else ():
-        if (rival := known.get(same_term(confusion["heard"]))) is not None:
+        if (rival := known.get(confusion["heard"])) is not None:
             rivals[rival] += confusion["times"]
     told = dataclasses.replace(
         term,
@@ -49,6 +50,11 @@ def _reweighted(term: Term, row: Mapping[str, Any] | None, known: Mapping[str, s
         confused_with=tuple(text for text, _ in rivals.most_common(_MOST_RIVALS)),
     )
     return told, (said - heard + 1) / (said + 2)
+
+
+def _as_heard(term: Term) -> str:
+    """How an evaluation writes it: COVID-19 is `covid 19` there."""
+    return " ".join(normalise(term.text, "medical", term.language).split())
 
 
 def _scaled(found: Iterable[tuple[Term, float]], terms: Sequence[Term], floor: float) -> list[Term]:

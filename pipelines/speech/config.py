@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -57,6 +58,8 @@ class SpeechConfig(StepConfig):
     """Who speaks in training, validation and the tests; `test_other_synthesiser` is always espeak-ng's Klatt voices."""
     voices: VoicesConfig = VoicesConfig()
     """Speakers and accents of each split."""
+    accent_weights: dict[str, float] = Field(default={})
+    """How often accents speak in training, such as `{en-029: 2}`; those that are not named have 1."""
     min_rate_wpm: int = Field(default=140, ge=80, le=450)
     """Slowest speaker, words per minute."""
     max_rate_wpm: int = Field(default=190, ge=80, le=450)
@@ -69,6 +72,25 @@ class SpeechConfig(StepConfig):
     """How a dialogue's voices take turns."""
     coqui: CoquiConfig = CoquiConfig()
     """For `engine: coqui`."""
+
+    @property
+    def trained_accents(self) -> list[str]:
+        """The accents that training hears, in any language."""
+        if self.engine == "coqui":
+            return sorted(set(self.coqui.accents.values()))
+        voices = self.voices
+        return sorted({*voices.train_accents, *(accent for of in voices.other_languages.values() for accent in of)})
+
+    @model_validator(mode="after")
+    def _weights_are_of_accents(self) -> Self:
+        if unknown := sorted(set(self.accent_weights) - set(self.trained_accents)):
+            known = ", ".join(self.trained_accents) or "none: name them in speech.coqui.accents"
+            raise ValueError(
+                f"speech.accent_weights has {unknown[0]!r}, which training does not hear; accents: {known}"
+            )
+        if bad := [accent for accent, weight in self.accent_weights.items() if not 0 < weight < math.inf]:
+            raise ValueError(f"speech.accent_weights.{bad[0]} is {self.accent_weights[bad[0]]}; it must be above 0")
+        return self
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:

@@ -5,6 +5,7 @@ import pytest
 from pipelines.evaluation.counts import Scorer, Spoken, Told, joined_counts
 from pipelines.evaluation.metrics import TITLES, calibration_bins, figures, verdict
 from pipelines.evaluation.resampling import Estimate, Resampling, estimate, wilson
+from pipelines.evaluation.slices import term_slices
 
 
 def word(text, start, end, confidence=0.95):
@@ -172,3 +173,19 @@ def test_a_few_events_keep_an_honest_interval():
     assert wilson(0, 0) is None
     assert wilson(3, 3).low == pytest.approx(0.4385, abs=1e-3)
     assert wilson(0, 10).high == pytest.approx(0.2775, abs=1e-3)
+
+
+def test_terms_have_figures_of_their_category_and_of_whether_training_had_them(by_hand):
+    kinds = {"losartan": "drug", "heart failure": "condition"}
+    found = term_slices(by_hand, kinds, {"losartan"}, 200, 0)
+    told = {
+        group: [of["terms"], of["utterances"], *(metric["after"] and metric["after"].value for metric in metrics)]
+        for groups in found.values()
+        for group, of in groups.items()
+        for metrics in [[of[name] for name in ("term_recall", "term_precision", "term_f1")]]
+    }
+    # losartan was said once, and written where nobody said it; heart failure was said and heard
+    assert told["drug"] == told["in training"] == [1, 2, 0.0, 0.0, 0.0]
+    assert told["condition"] == told["not in training"] == [1, 1, 1.0, 1.0, 1.0]
+    assert list(term_slices(by_hand, kinds, None, 200, 0)) == ["category"]
+    assert term_slices(by_hand, {}, None, 200, 0) == {}

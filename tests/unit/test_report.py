@@ -12,7 +12,7 @@ from pipelines.evaluation.hearing import HEARD_SCHEMA
 from pipelines.evaluation.metrics import calibration_bins, figures
 from pipelines.evaluation.report import write_reports
 from pipelines.evaluation.resampling import Resampling
-from pipelines.evaluation.slices import slices
+from pipelines.evaluation.slices import slices, term_slices
 from pipelines.evaluation.term_table import term_table
 from pipelines.evaluation.training_data import TrainingData
 from rayapp.audio.codec import encode_flac
@@ -21,6 +21,7 @@ from rayapp.records import MANIFEST_SCHEMA
 from rayapp.storage import published_folder
 
 TERMS = ("losartan", "warfarin", "C++ </script>")
+CATEGORIES = dict(zip(TERMS, ("drug", "drug", "code"), strict=True))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -31,7 +32,7 @@ def utterance(number):
         "audio": {"bytes": encode_flac(np.sin(np.arange(8000) / 9).astype(np.float32) / 9), "path": f"u{number}.flac"},
         "text": f"Start {term} today.",
         "terms": [term],
-        "category": "drug" if number % 2 else "code",
+        "category": CATEGORIES[term],
         "language": "en",
         "duration_seconds": 0.5,
         "voice": f"voice {number % 4}",
@@ -73,8 +74,8 @@ def report(tmp_path_factory):
         heard=texts,
         counts=counts,
         figures=figures(counts, Resampling(40, 100, 0)),
-        slices=slices(table, counts, 400, 0),
-        terms=term_table("test", counts, {}, TrainingData()),
+        slices=term_slices(counts, CATEGORIES, None, 400, 0) | slices(table, counts, 400, 0),
+        terms=term_table("test", counts, CATEGORIES, TrainingData()),
         calibration={name: calibration_bins(counted) for name, counted in counts.items()},
         overlap=None,
     )
@@ -111,6 +112,7 @@ def test_markdown_and_json_tell_the_same_figures(report):
     assert "| test | 40 | Terms heard | 0.0 % (0.0–0.0) | 80.0 % (" in markdown
     assert "[the round before](../round-1/report.html)" in markdown
     assert "low certain ×" in markdown
+    assert "| test | category: drug | 27 | Terms right, of those written | – | 100.0 % (" in markdown
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

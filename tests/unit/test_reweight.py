@@ -1,3 +1,6 @@
+import json
+from collections import Counter
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +12,8 @@ from pipelines.lexicon.reweight import reweighted
 from pipelines.lexicon.terms import open_lexicon, read_terms
 from pipelines.manifests.config import SizesConfig
 from pipelines.plan import Planner
+from pipelines.speech.config import SpeechConfig
+from pipelines.speech.reweight import reweighted_accents
 from rayapp.records import Term
 from rayapp.storage import published_folder
 
@@ -65,3 +70,31 @@ def test_terms_that_are_taken_for_one_another_are_said_together(evaluation, tmp_
     together = [slot for slot in losartan if [other.text for other in slot.companions] == ["valsartan"]]
     assert len(losartan) == 90
     assert len(together) >= len(losartan) // 4
+
+
+def test_what_was_heard_is_found_however_the_lexicon_writes_it(tmp_path):
+    """Losartan was taken for COVID-19, which an evaluation writes as its normaliser does."""
+    row = {"set": "steering", "term": "losartan", "said": 2, "after_heard": 0}
+    with published_folder(tmp_path / "evaluation", "key") as staging:
+        told = row | {"after_confusions": [{"heard": "covid 19", "times": 2}]}
+        pq.write_table(pa.Table.from_pylist([told]), staging / "terms.parquet")
+    terms = [Term("losartan", "drug"), Term("COVID-19", "condition")]
+    found = reweighted(terms, terms, str(tmp_path / "evaluation"), "steering", floor=0.25)
+    assert found[0].confused_with == ("COVID-19",)
+
+
+def test_accents_that_are_heard_badly_speak_more_and_none_falls_silent(tmp_path):
+    rates = {"en-us": 0.1, "en-029": 0.5, "en": 0.0, "en-gb-x-gbclan": 0.9}  # the last one is in the tests alone
+    accents = {accent: {"wer": {"after": [rate, rate, rate]}} for accent, rate in rates.items()}
+    with published_folder(tmp_path / "evaluation", "key") as staging:
+        (staging / "report.json").write_text(json.dumps({"sets": {"steering": {"slices": {"accent": accents}}}}))
+    speech = reweighted_accents(SpeechConfig(), str(tmp_path / "evaluation"), "steering", floor=0.25)
+    assert speech.accent_weights == {"en": 0.25, "en-029": 2.5, "en-us": 0.5}  # over their mean of 0.2
+    assert reweighted_accents(SpeechConfig(), str(tmp_path / "evaluation"), "ward", 0.25) == SpeechConfig()
+
+    sizes = SizesConfig(**dict.fromkeys(SizesConfig.model_fields, 0) | {"train_per_term": 40, "test": 2400})
+    config = AdaptConfig(start="model", speech=speech, lexicon=LexiconConfig(take=60))
+    plan = Planner(config.synthesis(tmp_path, sizes, config.lexicon, 0), open_lexicon(config.lexicon)).first()
+    heard = Counter((slot.split, slot.cast[0].accent) for slot in plan)
+    assert heard["train", "en-029"] / heard["train", "en"] == pytest.approx(10, rel=0.3)
+    assert heard["test", "en-029"] / heard["test", "en"] == pytest.approx(1, rel=0.2)
