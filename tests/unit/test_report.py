@@ -162,6 +162,11 @@ class TestInABrowser:
         assert seconds == pytest.approx(0.5, abs=0.02)
         page.get_by_label("with audio").uncheck()
 
+    def test_characters_are_aligned_where_words_have_no_spaces(self, page):
+        assert page.evaluate("words('给我 losartan，今天。')") == ["给", "我", "losartan，", "今", "天。"]
+        assert page.evaluate("aligned('今天。', '今日').innerHTML") == '今<mark title="said: 天。">日</mark>'
+        assert page.evaluate("aligned('Stop it.', 'stop').innerHTML") == 'stop <del title="not heard">it.</del> '
+
     def test_a_page_of_utterances_follows_the_other(self, page):
         page.locator("#utterances button[data-turn]").last.click()
         assert page.locator("#utterances .count").inner_text() == "26–40 of 40"

@@ -11,7 +11,11 @@ function element(tag, text, className) {
 
 // What a word is recognised by: no capitals, nothing around it.
 const key = (word) => word.toLowerCase().replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, "");
-const words = (text) => text.split(/\s+/).filter(Boolean);
+// In scripts without spaces each character is a word, with the marks behind it.
+const UNSPACED = "\\p{sc=Han}\\p{sc=Hira}\\p{sc=Kana}\\p{sc=Thai}";
+const WORD = new RegExp(`[${UNSPACED}][^\\p{L}\\p{N}\\s]*|[^\\s${UNSPACED}]+`, "gu");
+const SPACED = new RegExp(`[^${UNSPACED}]$`, "u");
+const words = (text) => text.match(WORD) || [];
 
 // The fewest changes from what was said to what was heard: [kind, said, heard], kind one of = ~ + -
 function align(said, heard) {
@@ -44,7 +48,7 @@ function aligned(said, heard) {
     else if (kind === "~") { const wrong = element("mark", is); wrong.title = `said: ${was}`; line.append(wrong); }
     else if (kind === "+") { const added = element("ins", is); added.title = "not said"; line.append(added); }
     else { const lost = element("del", was); lost.title = "not heard"; line.append(lost); }
-    line.append(" ");
+    if (SPACED.test(key(is || was))) line.append(" ");
   }
   if (!heard.trim()) line.append(element("i", said.trim() ? " (nothing heard)" : "(nothing)"));
   return line;
