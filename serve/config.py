@@ -10,6 +10,19 @@ from pydantic import Field, model_validator
 from rayapp.config import StepConfig
 
 
+class BatchingConfig(StepConfig):
+    """How the requests of a replica share its device."""
+
+    max_batch_seconds: float = Field(default=120, gt=0)
+    """Most seconds of audio in a batch, padding included."""
+    max_padding_share: float = Field(default=0.25, ge=0, lt=1)
+    """Most of a batch that may be padding: audio of other lengths waits for its own batch."""
+    max_wait_seconds: float = Field(default=5, ge=0)
+    """Who has waited so long is next, whoever else is there."""
+    max_queued_seconds: float = Field(default=1200, gt=0)
+    """With so much audio in the queue of a replica, new requests are turned away with 429."""
+
+
 class ServeConfig(StepConfig):
     """What is served, and where."""
 

@@ -1,0 +1,132 @@
+"""Which requests make the next batch: decided at the moment the device becomes free, not before.
+
+A batch that is formed while the device is busy is a batch of whatever came first. One that is formed when it is free
+is as large as the queue allows, and of alike lengths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from rayapp.asr.recogniser import Heard
+from rayapp.records import SAMPLE_RATE_HZ, Audio
+from serve.config import BatchingConfig
+
+
+class OverloadError(Exception):
+    """There is too much in the queue."""
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__(retry_after_seconds)
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass(eq=False)
+class _Waiting:
+    audio: Audio
+    seconds: float
+    due: float
+    """Its turn, in seconds of audio that were served: whose stream got less comes first (start-time fair queueing)."""
+    since: float
+    heard: asyncio.Future[Heard] = field(repr=False)
+
+
+class Batcher:
+    """A queue in front of a device that one thread owns.
+
+    Each stream, that is each request, gets its share: an hour of audio in a hundred pieces does not keep a short clip
+    waiting. What was cancelled is never run.
+    """
+
+    def __init__(self, run: Callable[[Sequence[Audio]], list[Heard]], config: BatchingConfig) -> None:
+        """run: one `Heard` per audio; it is called from one thread alone."""
+        self._run, self._config = run, config
+        self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._waiting: list[_Waiting] = []
+        self._due: dict[str, float] = {}
+        self._served = 0.0
+        self._rate = 0.0
+        """Seconds of audio in a second, of late."""
+        self._work = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+
+    @property
+    def queued_seconds(self) -> float:
+        return sum(item.seconds for item in self._waiting)
+
+    async def transcribe(self, audio: Audio, stream: str, *, admitted: bool = False) -> Heard:
+        """What is heard in (samples,) float32 at 16 kHz.
+
+        admitted: more of a stream that was let in already is never turned away.
+
+        Raises `OverloadError` where more is queued than the settings allow.
+        """
+        seconds, queued = len(audio) / SAMPLE_RATE_HZ, self.queued_seconds
+        if not admitted and queued and queued + seconds > self._config.max_queued_seconds:
+            raise OverloadError(queued / self._rate if self._rate else 1.0)
+        if self._loop is None or self._loop.done():
+            self._loop = asyncio.create_task(self._serve())
+        due = self._due[stream] = max(self._served, self._due.get(stream, 0.0)) + seconds
+        item = _Waiting(audio, seconds, due, time.monotonic(), asyncio.get_running_loop().create_future())
+        self._waiting.append(item)
+        self._work.set()
+        try:
+            return await item.heard
+        finally:
+            if item in self._waiting:  # whoever asked has gone
+                self._waiting.remove(item)
+
+    async def _serve(self) -> None:
+        while True:
+            await self._work.wait()
+            if not (batch := self._next()):
+                self._work.clear()
+                continue
+            began = time.monotonic()
+            await self._heard(batch)
+            seconds = sum(item.seconds for item in batch)
+            rate = seconds / max(time.monotonic() - began, 1e-6)
+            self._rate = rate if not self._rate else 0.8 * self._rate + 0.2 * rate
+
+    async def _heard(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            heard = await self._on_device(batch)
+        except Exception as error:
+            if len(batch) > 1:  # the fault may be one's: the others are not to suffer for it
+                for item in batch:
+                    await self._heard([item])
+            elif not batch[0].heard.done():
+                batch[0].heard.set_exception(error)
+            return
+        for item, result in zip(batch, heard, strict=True):
+            if not item.heard.done():
+                item.heard.set_result(result)
+
+    async def _on_device(self, batch: Sequence[_Waiting]) -> list[Heard]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._device, self._run, [item.audio for item in batch])
+
+    def _next(self) -> list[_Waiting]:
+        """Whoever is due first, or has waited too long, and those with audio of about that length."""
+        if not self._waiting:
+            self._due.clear()
+            return []
+        first = min(self._waiting, key=lambda item: item.since)
+        if time.monotonic() - first.since < self._config.max_wait_seconds:
+            first = min(self._waiting, key=lambda item: item.due)
+        batch, longest, total = [first], first.seconds, first.seconds
+        for item in sorted(self._waiting, key=lambda item: (abs(item.seconds - first.seconds), item.due)):
+            padded = max(longest, item.seconds) * (len(batch) + 1)
+            if item is first or padded > self._config.max_batch_seconds:
+                continue
+            if total + item.seconds < (1 - self._config.max_padding_share) * padded:
+                continue
+            batch.append(item)
+            longest, total = max(longest, item.seconds), total + item.seconds
+        self._waiting = [item for item in self._waiting if item not in batch]
+        self._served = max(self._served, first.due)
+        return batch
