@@ -44,10 +44,22 @@ class ServeConfig(StepConfig):
     """CPU share of each copy."""
     gpus_per_replica: float = Field(default=0, ge=0)
     """GPU share of each copy; 0 serves on the CPU."""
+    language: str = Field(default="en", pattern=r"^[a-z]{2,3}$")
+    """What the model hears; a request for another language is refused."""
     max_upload_mb: int = Field(default=25, ge=1)
     """Largest upload."""
-    max_audio_seconds: float = Field(default=600, gt=0)
-    """Longest audio."""
+    max_upload_seconds: float = Field(default=300, gt=0)
+    """A request must have arrived by then."""
+    max_audio_seconds: float = Field(default=7200, gt=0)
+    """Longest audio; more is not even decoded."""
+    max_piece_seconds: float = Field(default=30, ge=6)
+    """Longer audio is cut where nobody speaks, and joined again."""
+    decoders: int = Field(default=2, ge=1)
+    """Uploads that are decoded at a time."""
+    uncertain_below: float = Field(default=0.5, ge=0, le=1)
+    """Words with less confidence are marked in `verbose_json`."""
+    batching: BatchingConfig = BatchingConfig()
+    """How requests share a replica's device."""
 
     @model_validator(mode="after")
     def _a_path_is_unreleased(self) -> Self:

@@ -1,32 +1,243 @@
-import pytest
-from fastapi.testclient import TestClient
+import asyncio
+import io
+import json
 
-from serve.app import api
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+from rayapp.asr.recogniser import Heard, Word
+from rayapp.records import SAMPLE_RATE_HZ
+from serve.api import build_api
+from serve.config import ServeConfig
+from serve.transcription import Refusal
+
+URL = "/v1/audio/transcriptions"
+
+
+class Listener:
+    """Hears as many words as there are seconds; remembers what it was given."""
+
+    def __init__(self):
+        self.given, self.answers = [], []
+
+    async def __call__(self, samples, stream, admitted):
+        self.given.append((len(samples) / SAMPLE_RATE_HZ, stream, admitted))
+        assert samples.dtype == np.int16
+        if self.answers:
+            return self.answers.pop(0)
+        words = [
+            Word(f"word{n}.", n + 0.1, n + 0.9, 0.9 if n % 2 else 0.3)
+            for n in range(round(len(samples) / SAMPLE_RATE_HZ))
+        ]
+        return Heard(" ".join(word.text for word in words), tuple(words))
 
 
 @pytest.fixture
-def client():
-    return TestClient(api, raise_server_exceptions=False)
+def listener():
+    return Listener()
 
 
-def test_an_unknown_route_is_answered_in_openais_shape(client):
-    answer = client.get("/v1/nothing")
-    assert answer.status_code == 404
-    assert answer.json()["error"]["type"] == "invalid_request_error"
+@pytest.fixture
+def ask(listener):
+    """Sends a request to a server of its own; the file is named `file`, all else is form fields."""
+
+    def send(file, settings=(), path=URL, **fields):
+        api = build_api(ServeConfig(**dict(settings)), listener)
+
+        async def main():
+            transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                data = {"model": "medical-asr", **fields}
+                return await client.post(path, files={"file": ("note.wav", file)}, data=data)
+
+        return asyncio.run(main())
+
+    return send
+
+
+@pytest.fixture
+def speech(spoken):
+    """So many seconds of somebody who speaks without a pause, between two seconds of silence."""
+
+    def make(seconds=2.0):
+        silence, audio = np.zeros(2 * SAMPLE_RATE_HZ, np.float32), spoken().audio
+        audio = np.resize(audio, int(seconds * SAMPLE_RATE_HZ))
+        return wav(np.concatenate([silence, audio, silence]))
+
+    return make
+
+
+def wav(audio):
+    file = io.BytesIO()
+    soundfile.write(file, audio, SAMPLE_RATE_HZ, format="WAV")
+    return file.getvalue()
+
+
+def test_json_tells_the_text_and_how_long_the_audio_is(ask, speech, listener):
+    answer = ask(speech())
+    told = answer.json()
+    assert set(told) == {"text", "usage"}
+    assert told["text"].startswith("word0. word1.")
+    assert told["usage"] == {"type": "duration", "seconds": 6.0}
+    ((seconds, _, admitted),) = listener.given
+    assert seconds == pytest.approx(2.5, abs=0.5)  # the silence is not listened to
+    assert not admitted
     assert answer.headers["x-request-id"].startswith("req_")
 
 
-def test_a_fault_is_answered_in_openais_shape_and_says_nothing_of_the_request(client):
-    def fail():
-        raise RuntimeError("the patient takes losartan")
+def test_words_have_times_in_the_whole_audio_and_confidence(ask, speech):
+    told = ask(speech(), response_format="verbose_json", **{"timestamp_granularities[]": ["word", "segment"]}).json()
+    assert told["duration"] == 6.0
+    assert told["words"][0]["word"] == "word0."
+    assert told["words"][0]["start"] == pytest.approx(1.8, abs=0.3)
+    assert [word["uncertain"] for word in told["words"]][:2] == [True, False]
+    segment = told["segments"][0]
+    assert set(segment) >= {"id", "seek", "start", "end", "text", "tokens", "temperature", "avg_logprob"}
+    assert segment["text"] == "word0."
+    alone = ask(speech(), response_format="verbose_json").json()
+    assert "words" not in alone
+    assert alone["segments"] == told["segments"]
 
-    routes = list(api.router.routes)
-    api.add_api_route("/fault", fail)
-    try:
-        answer = client.get("/fault")
-    finally:
-        api.router.routes[:] = routes
+
+def test_subtitles(ask, speech):
+    srt = ask(speech(), response_format="srt").text
+    assert srt.startswith("1\n00:00:01,")
+    assert "\n\n2\n00:00:02," in srt
+    vtt = ask(speech(), response_format="vtt")
+    assert vtt.text.startswith("WEBVTT\n\n00:00:01.")
+    assert vtt.headers["content-type"].startswith("text/vtt")
+    assert ask(speech(), response_format="text").text.endswith(".\n")
+
+
+def test_logprobs_are_of_words(ask, speech):
+    told = ask(speech(), **{"include[]": "logprobs"}).json()["logprobs"]
+    assert told[1]["token"] == "word1."
+    assert np.exp(told[1]["logprob"]) == pytest.approx(0.9)
+
+
+def test_a_stream_tells_the_text_as_it_comes(ask, speech, listener):
+    answer = ask(speech(20), {"max_piece_seconds": 8}, stream="true")
+    *events, last = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
+    assert last == "[DONE]"
+    events = [json.loads(each) for each in events]
+    assert [each["type"] for each in events[:-1]] == ["transcript.text.delta"] * (len(events) - 1)
+    assert len(events) > 3
+    assert events[-1]["type"] == "transcript.text.done"
+    assert "".join(each["delta"] for each in events[:-1]) == events[-1]["text"]
+    assert len({stream for _, stream, _ in listener.given}) == 1
+    assert [admitted for _, _, admitted in listener.given] == [False] + [True] * (len(listener.given) - 1)
+
+
+def test_silence_is_not_listened_to(ask, listener):
+    assert ask(wav(np.zeros(3 * SAMPLE_RATE_HZ, np.float32))).json()["text"] == ""
+    assert listener.given == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param", "message"),
+    [
+        ({"model": "whisper-1"}, 404, "model", "this server has medical-asr"),
+        ({"language": "fr"}, 400, "language", "it hears en"),
+        ({"language": "../etc"}, 400, "language", "pattern"),
+        ({"response_format": "xml"}, 400, "response_format", "Input should be"),
+        ({"response_format": "diarized_json"}, 400, "response_format", "needs a diariser"),
+        ({"timestamp_granularities[]": "word"}, 400, "timestamp_granularities[]", "need response_format verbose_json"),
+        ({"timestamp_granularities[]": "hour"}, 400, "timestamp_granularities[]", "Input should be"),
+        ({"include[]": "logprobs", "response_format": "text"}, 400, "include[]", "needs response_format json"),
+        ({"keywords[]": "losartan"}, 400, "keywords[]", "cannot be told"),
+        ({"temperature": "2"}, 400, "temperature", "less than or equal to 1"),
+        ({"stream": "true", "response_format": "srt"}, 400, "stream", "json or text"),
+        ({"chunking_strategy": "never"}, 400, "chunking_strategy", "Input should be 'auto'"),
+        ({"chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": "2"}, 400, None, "less than"),
+        ({"path": "/v1/audio/translations"}, 400, "model", "use /v1/audio/transcriptions"),
+        ({"path": "/v1/nothing"}, 404, None, "Not Found"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_openais_shape(ask, speech, listener, fields, status, param, message):
+    answer = ask(speech(), **fields)
+    error = answer.json()["error"]
+    assert answer.status_code == status
+    assert set(error) == {"message", "type", "param", "code"}
+    assert message in error["message"]
+    assert param is None or error["param"] == param
+    assert answer.headers["x-request-id"].startswith("req_")
+    assert listener.given == []
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [
+        (b"", 400, "is not audio that can be read"),
+        (b"not audio", 400, "is not audio that can be read"),
+        (bytes(1_200_000), 413, "larger than 1 MB"),
+        (wav(np.zeros(31 * SAMPLE_RATE_HZ, np.float32)), 400, "is longer than 30 s"),
+    ],
+)
+def test_a_bad_file_is_refused(ask, content, status, message):
+    answer = ask(content, {"max_upload_mb": 1, "max_audio_seconds": 30})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, "file")
+    assert message in answer.json()["error"]["message"]
+
+
+def test_a_full_queue_is_answered_by_429_streams_too(ask, speech, listener):
+    for fields in ({}, {"stream": "true"}):
+        listener.answers = [Refusal(7.4)]
+        answer = ask(speech(), **fields)
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
+        assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_a_fault_behind_it_says_nothing_of_the_audio(speech):
+    async def broken(samples, stream, admitted):
+        raise RuntimeError("losartan")
+
+    api = build_api(ServeConfig(), broken)
+
+    async def main():
+        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.post(URL, files={"file": ("a.wav", speech())}, data={"model": "medical-asr"})
+
+    answer = asyncio.run(main())
     assert answer.status_code == 500
     assert answer.json()["error"]["type"] == "server_error"
     assert "losartan" not in answer.text
     assert answer.headers["x-request-id"].startswith("req_")
+
+
+def test_a_body_that_never_ends_is_cut_off_whatever_its_header_says(listener):
+    """Without a content-length, as with chunked transfer: the limit holds while it comes."""
+    taken = 0
+
+    async def endless():
+        nonlocal taken
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        while taken < 50_000_000:
+            taken += 100_000
+            yield bytes(100_000)
+
+    async def main():
+        transport = httpx.ASGITransport(build_api(ServeConfig(max_upload_mb=1), listener), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            headers = {"content-type": "multipart/form-data; boundary=b"}
+            return await client.post(URL, content=endless(), headers=headers)
+
+    answer = asyncio.run(main())
+    assert answer.status_code == 413
+    assert taken < 2_000_000
+
+
+def test_a_client_that_sends_too_slowly_is_not_waited_for(listener):
+    async def slow():
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        await asyncio.sleep(60)
+
+    async def main():
+        api = build_api(ServeConfig(max_upload_seconds=0.1), listener)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
+            headers = {"content-type": "multipart/form-data; boundary=b"}
+            return await client.post(URL, content=slow(), headers=headers)
+
+    assert asyncio.run(main()).status_code == 408

@@ -1,9 +1,6 @@
 import json
 import shutil
-import subprocess
-import sys
 
-import openai
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,8 +14,6 @@ from rayapp.errors import UserError
 from rayapp.manifest import Manifest
 from rayapp.registry import Registry
 from rayapp.storage import published_folder
-from serve.config import ServeConfig
-from serve.run import free_port, require_free_port, serving
 
 pytestmark = pytest.mark.slow
 
@@ -158,96 +153,3 @@ def test_a_model_that_changed_since_it_was_judged_is_not_released(evaluation, tm
     (copy / "models.json").write_text(json.dumps(judged))
     with pytest.raises(UserError, match=r"model\.nemo is not the model that .* judged: evaluate it again"):
         release(ReleaseConfig(evaluation=copy), tmp_path)
-
-
-@pytest.fixture(scope="module")
-def client(home):
-    port = free_port()
-    with serving(ServeConfig(port=port, max_audio_seconds=30, max_upload_mb=2), home) as url:
-        yield openai.OpenAI(base_url=url, api_key="any", max_retries=0)
-
-
-@pytest.fixture(scope="module")
-def recording(small_manifest):
-    row = Manifest(small_manifest).read("test", ["audio"]).to_pylist()[0]
-    return row["audio"]["path"], row["audio"]["bytes"]
-
-
-def test_the_official_client_gets_what_the_model_hears(client, recording, small_model):
-    from rayapp.asr.nemo import NemoRecogniser
-    from rayapp.audio.codec import decode
-
-    answer = client.audio.transcriptions.create(model="medical-asr", file=recording)
-    audio = decode(recording[1])
-    assert answer.text == NemoRecogniser.load(small_model / "model.nemo").transcribe([audio])[0].text
-    assert answer.usage.seconds == pytest.approx(len(audio) / 16_000, abs=0.01)
-
-
-def test_text_and_verbose_formats(client, recording):
-    plain = client.audio.transcriptions.create(model="medical-asr", file=recording, response_format="json").text
-    text = client.audio.transcriptions.create(model="medical-asr", file=recording, response_format="text")
-    verbose = client.audio.transcriptions.create(model="medical-asr", file=recording, response_format="verbose_json")
-    assert text.strip() == plain
-    assert " ".join(word.word for word in verbose.words) == plain
-    assert all(0 <= word.start <= word.end <= verbose.duration + 0.5 for word in verbose.words)
-
-
-def test_models_are_listed(client):
-    assert [model.id for model in client.models.list()] == ["medical-asr"]
-    assert client.models.retrieve("medical-asr").owned_by == "rayapp"
-
-
-@pytest.mark.parametrize(
-    ("request_fields", "error", "message"),
-    [
-        ({"model": "whisper-1"}, openai.NotFoundError, "server has medical-asr"),
-        ({"file": ("a.wav", b"not audio")}, openai.BadRequestError, "is not audio that can be read"),
-        ({"file": ("a.wav", b"")}, openai.BadRequestError, "empty"),
-        ({"response_format": "srt"}, openai.BadRequestError, "response_format"),
-        ({"file": ("a.wav", bytes(3_000_000))}, openai.APIStatusError, "larger than 2 MB"),
-    ],
-)
-def test_a_bad_request_gets_an_error_in_openais_shape_and_the_next_is_served(
-    client, recording, request_fields, error, message
-):
-    with pytest.raises(error, match=message) as caught:
-        client.audio.transcriptions.create(**({"model": "medical-asr", "file": recording} | request_fields))
-    assert caught.value.response.headers["x-request-id"].startswith("req_")
-    assert set(caught.value.response.json()["error"]) == {"message", "type", "param", "code"}
-    assert client.audio.transcriptions.create(model="medical-asr", file=recording).text is not None
-
-
-def test_an_address_that_is_not_there_is_answered_in_openais_shape(client):
-    with pytest.raises(openai.NotFoundError) as caught:
-        client.get("/nothing", cast_to=object)
-    assert set(caught.value.response.json()["error"]) == {"message", "type", "param", "code"}
-
-
-def test_audio_that_is_too_long_is_refused_before_it_is_decoded(client):
-    import io
-
-    import numpy as np
-    import soundfile
-
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.zeros(16_000 * 31, np.float32), 16_000, format="FLAC")
-    with pytest.raises(openai.BadRequestError, match="lasts 31 s; 30 s is the most"):
-        client.audio.transcriptions.create(model="medical-asr", file=("long.flac", buffer.getvalue()))
-
-
-def test_a_port_in_use_is_named(client):
-    with pytest.raises(UserError, match=r"cannot be used"):
-        require_free_port("127.0.0.1", client.base_url.port)
-
-
-def test_transcribe_reads_a_file_with_the_champion(home, recording, tmp_path):
-    (tmp_path / "note.flac").write_bytes(recording[1])
-    answer = subprocess.run(
-        [sys.executable, "-m", "rayapp.cli", "transcribe", tmp_path / "note.flac", "--home", home, "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (row,) = json.loads(answer.stdout)["transcripts"]
-    assert row["file"].endswith("note.flac")
-    assert isinstance(row["text"], str)

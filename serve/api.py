@@ -1,0 +1,169 @@
+"""The routes of OpenAI's audio API, in front of a recogniser."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal, TypeAlias
+
+from fastapi import Depends, FastAPI, File, Form, UploadFile
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.types import ASGIApp
+
+from rayapp.asr.long_audio import Cutting
+from rayapp.asr.recogniser import Heard, Word
+from serve import formats
+from serve.config import ServeConfig
+from serve.errors import ApiError, RequestIds, install
+from serve.transcription import Ear, Recogniser, all_of
+from serve.upload_limits import UploadLimits
+
+ResponseFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
+_VAD_THRESHOLD = Cutting.threshold
+
+
+@dataclasses.dataclass
+class TranscriptionForm:
+    """The fields of a transcription. Names of lists carry `[]`, those of `chunking_strategy` its brackets."""
+
+    file: Annotated[UploadFile, File(description="Audio of any usual format, 8–48 kHz.")]
+    model: Annotated[str, Form()]
+    language: Annotated[str | None, Form(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z]+)?$")] = None
+    prompt: Annotated[str | None, Form(description="Taken, and not used yet.")] = None
+    response_format: Annotated[ResponseFormat, Form()] = "json"
+    temperature: Annotated[float, Form(ge=0, le=1, description="Has no effect: decoding is greedy.")] = 0.0
+    stream: Annotated[bool, Form()] = False
+    granularities: Annotated[tuple[Literal["word", "segment"], ...], Form(alias="timestamp_granularities[]")] = ()
+    include: Annotated[tuple[Literal["logprobs"], ...], Form(alias="include[]")] = ()
+    keywords: Annotated[tuple[str, ...], Form(alias="keywords[]")] = ()
+    strategy: Annotated[Literal["auto"] | None, Form(alias="chunking_strategy")] = None
+    vad: Annotated[Literal["server_vad"] | None, Form(alias="chunking_strategy[type]")] = None
+    vad_threshold: Annotated[float, Form(alias="chunking_strategy[threshold]", ge=0, le=1)] = _VAD_THRESHOLD
+    vad_padding_ms: Annotated[int, Form(alias="chunking_strategy[prefix_padding_ms]", ge=0, le=3000)] = 300
+    vad_silence_ms: Annotated[int, Form(alias="chunking_strategy[silence_duration_ms]", ge=100, le=5000)] = 500
+
+    def check(self, config: ServeConfig) -> None:
+        """Raises `ApiError` for what this server cannot do: what is asked for is done, or refused."""
+        require_model(self.model, config)
+        if self.language and self.language.lower().replace("_", "-").split("-")[0] != config.language:
+            raise ApiError(
+                400, f"language {self.language!r} is not heard by {self.model}; it hears {config.language}", "language"
+            )
+        if self.keywords:
+            raise ApiError(400, f"{self.model} cannot be told keywords[]; leave them out", "keywords[]")
+        if self.response_format == "diarized_json":
+            raise ApiError(
+                400,
+                "diarized_json needs a diariser, which this server has not; ask for verbose_json",
+                "response_format",
+            )
+        if self.granularities and self.response_format != "verbose_json":
+            raise ApiError(
+                400, "timestamp_granularities[] need response_format verbose_json", "timestamp_granularities[]"
+            )
+        if self.include and self.response_format != "json":
+            raise ApiError(400, "include[]=logprobs needs response_format json", "include[]")
+        if self.stream and self.response_format not in ("json", "text"):
+            raise ApiError(400, f"stream needs response_format json or text, not {self.response_format}", "stream")
+
+    def cutting(self, config: ServeConfig) -> Cutting | None:
+        """Where the client wants the audio cut; None where it does not care."""
+        if self.vad is None:
+            return None
+        return Cutting(
+            config.max_piece_seconds, self.vad_threshold, self.vad_silence_ms / 1000, self.vad_padding_ms / 1000
+        )
+
+
+def build_api(config: ServeConfig, recogniser: Recogniser) -> ASGIApp:
+    """The whole server, but for where it listens."""
+    api = FastAPI(title="rayapp", docs_url="/docs")
+    install(api)
+    ear = Ear(config, recogniser)
+
+    @api.post("/v1/audio/transcriptions", response_model=None)
+    async def transcribe(form: Annotated[TranscriptionForm, Depends()]) -> Response:
+        form.check(config)
+        parts = ear.hear(form.file.file, form.cutting(config))
+        if form.stream:
+            first = await anext(parts)  # what is refused is refused by its status
+            return StreamingResponse(_events(first, parts, form), media_type="text/event-stream")
+        heard, seconds = await all_of(parts)
+        return _answer(form, formats.Transcript(heard.text, heard.words, seconds, config.language), config)
+
+    @api.post("/v1/audio/translations", response_model=None)
+    async def translate(file: Annotated[UploadFile, File()], model: Annotated[str, Form()]) -> Response:
+        require_model(model, config)
+        raise ApiError(
+            400, f"{model} writes what is said in the language it is said in; use /v1/audio/transcriptions", "model"
+        )
+
+    @api.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(config)]}
+
+    @api.get("/v1/models/{model}")
+    async def model(model: str) -> dict[str, Any]:
+        require_model(model, config)
+        return _model(config)
+
+    @api.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return RequestIds(UploadLimits(api, config.max_upload_mb * 1_000_000, config.max_upload_seconds))
+
+
+def require_model(model: str, config: ServeConfig) -> None:
+    if model != config.model_name:
+        message = f"model {model!r} does not exist; this server has {config.model_name}"
+        raise ApiError(404, message, "model", "model_not_found")
+
+
+def _model(config: ServeConfig) -> dict[str, Any]:
+    return {"id": config.model_name, "object": "model", "created": 0, "owned_by": "rayapp"}
+
+
+def _answer(form: TranscriptionForm, told: formats.Transcript, config: ServeConfig) -> Response:
+    if form.response_format == "text":
+        return PlainTextResponse(told.text + "\n")
+    if form.response_format == "srt":
+        return PlainTextResponse(formats.as_srt(told))
+    if form.response_format == "vtt":
+        return PlainTextResponse(formats.as_vtt(told), media_type="text/vtt")
+    if form.response_format == "verbose_json":
+        return JSONResponse(formats.as_verbose_json(told, form.granularities, form.temperature, config.uncertain_below))
+    return JSONResponse(formats.as_json(told, bool(form.include)))
+
+
+async def _events(
+    first: Heard | float, following: AsyncIterator[Heard | float], form: TranscriptionForm
+) -> AsyncIterator[str]:
+    texts, words = list[str](), list[Word]()
+    try:
+        async for part in _chained(first, following):
+            if isinstance(part, float):
+                done: dict[str, Any] = {
+                    "text": " ".join(texts),
+                    "usage": {"type": "duration", "seconds": round(part, 3)},
+                }
+                if form.include:
+                    done["logprobs"] = formats.word_logprobs(words)
+                yield formats.event("transcript.text.done", **done)
+            elif part.text:
+                delta: dict[str, Any] = {"delta": (" " if texts else "") + part.text}
+                if form.include:
+                    delta["logprobs"] = formats.word_logprobs(part.words)
+                texts.append(part.text)
+                words += part.words
+                yield formats.event("transcript.text.delta", **delta)
+    except ApiError as error:  # the status was sent already
+        yield formats.event("error", **error.body())
+        return
+    yield "data: [DONE]\n\n"
+
+
+async def _chained(first: Heard | float, following: AsyncIterator[Heard | float]) -> AsyncIterator[Heard | float]:
+    yield first
+    async for part in following:
+        yield part

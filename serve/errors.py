@@ -1,0 +1,94 @@
+"""Errors as OpenAI's API has them, each with the ID of its request."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+REQUEST_ID = "x-request-id"
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """Answered in OpenAI's shape."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+def busy(seconds: float) -> ApiError:
+    """Too much to do; the official clients come again after so many seconds."""
+    wait = max(1, round(seconds))
+    return ApiError(
+        429,
+        f"the server has too much to do; try again in {wait} s",
+        None,
+        "rate_limit_exceeded",
+        {"retry-after": f"{wait}"},
+    )
+
+
+def install(api: FastAPI) -> None:
+    """Every error gets OpenAI's shape, whoever raises it."""
+
+    @api.exception_handler(ApiError)
+    async def on_api_error(_request: Request, error: ApiError) -> JSONResponse:
+        return error.response()
+
+    @api.exception_handler(RequestValidationError)
+    async def on_validation_error(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = next((str(place) for place in first["loc"][1:]), str(first["loc"][0]))
+        return ApiError(400, f"{param}: {first['msg']}", param).response()
+
+    @api.exception_handler(HTTPException)
+    async def on_http_error(_request: Request, error: HTTPException) -> JSONResponse:
+        return ApiError(error.status_code, str(error.detail), headers=error.headers).response()
+
+    @api.exception_handler(Exception)
+    async def on_fault(_request: Request, _error: Exception) -> JSONResponse:
+        return ApiError(500, "a fault of the server; its log has the rest").response()
+
+
+class RequestIds:
+    """ASGI middleware: every answer names its request, faults included."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        identity = f"req_{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = identity
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (REQUEST_ID.encode(), identity.encode())]
+            await send(message)
+
+        await self.app(scope, receive, named)

@@ -1,0 +1,32 @@
+"""The process that owns a device: one model, one thread, and batches of what queues up."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from rayapp.asr.recogniser import Heard
+from rayapp.records import SAMPLE_RATE_HZ
+from serve.batcher import Batcher, OverloadError
+from serve.config import BatchingConfig
+from serve.transcription import Refusal, Samples
+
+
+class RecogniserReplica:
+    """A copy of the model. It is ready when its first batch has been heard."""
+
+    def __init__(self, path: Path, device: str, batching: BatchingConfig) -> None:
+        from rayapp.asr.open import open_recogniser
+
+        recogniser = open_recogniser(path, device)
+        recogniser.transcribe([np.zeros(SAMPLE_RATE_HZ, np.float32)], times=True)  # the first is slow: not a client's
+        self._batcher = Batcher(partial(recogniser.transcribe, times=True), batching)
+
+    async def transcribe(self, samples: Samples, stream: str, admitted: bool) -> Heard | Refusal:
+        """See `serve.transcription.Recogniser`."""
+        try:
+            return await self._batcher.transcribe(samples.astype(np.float32) / 32768, stream, admitted=admitted)
+        except OverloadError as error:
+            return Refusal(error.retry_after_seconds)

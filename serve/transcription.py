@@ -1,0 +1,123 @@
+"""From an upload to what was said in it, piece by piece, in bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import BinaryIO, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayapp.asr.long_audio import Cutting, Joiner, Piece, pieces
+from rayapp.asr.recogniser import Heard, Word
+from rayapp.audio.stream import decoded
+from rayapp.errors import UserError
+from rayapp.records import SAMPLE_RATE_HZ, Audio
+from serve.config import ServeConfig
+from serve.errors import ApiError, busy
+
+Samples: TypeAlias = "NDArray[np.int16]"
+_PIECES_ON_THE_WAY = 4
+"""Of one request: enough that the device need not wait, and few enough that hours of audio take no more room."""
+
+
+class Refusal(NamedTuple):
+    """The recogniser has too much to do."""
+
+    retry_after_seconds: float
+
+
+class Recogniser(Protocol):
+    """What listens, in this process or another."""
+
+    def __call__(self, samples: Samples, stream: str, admitted: bool) -> Awaitable[Heard | Refusal]:
+        """samples: (samples,) int16 at 16 kHz, half of what float32 would take between processes.
+
+        stream: alike for the pieces of one request. admitted: whether one of them was let in already.
+        """
+        ...
+
+
+class Ear:
+    """Decodes, finds where somebody speaks, and has that listened to."""
+
+    def __init__(self, config: ServeConfig, recogniser: Recogniser) -> None:
+        self._config, self._recogniser = config, recogniser
+        self._cutting = Cutting(max_seconds=config.max_piece_seconds)
+        self._decoders = ThreadPoolExecutor(config.decoders, thread_name_prefix="decoder")
+
+    async def hear(self, file: BinaryIO, cutting: Cutting | None = None) -> AsyncIterator[Heard | float]:
+        """What is said, in order, as soon as it is certain; last of all, how many seconds the audio has.
+
+        cutting: where the audio is cut; without it, as the settings have it.
+
+        Raises `ApiError` for what is no audio, or is too long, and where the queue is full.
+        """
+        source, joiner, stream = _Source(file, self._config, cutting or self._cutting), Joiner(), uuid.uuid4().hex
+        waiting: deque[tuple[Piece, asyncio.Task[Heard | Refusal]]] = deque()
+        admitted = False
+        try:
+            while (piece := await self._next(source)) is not None:
+                waiting.append((piece, asyncio.ensure_future(self._listen(piece.audio, stream, admitted))))
+                if not admitted:  # whoever is let in is heard to the end
+                    yield joiner.add(*await _first(waiting))
+                    admitted = True
+                elif len(waiting) >= _PIECES_ON_THE_WAY:
+                    yield joiner.add(*await _first(waiting))
+            while waiting:
+                yield joiner.add(*await _first(waiting))
+            yield joiner.end()
+            yield source.seconds
+        finally:
+            for _, task in waiting:
+                task.cancel()
+
+    async def _next(self, source: _Source) -> Piece | None:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, next, source.pieces, None)
+        except UserError as error:
+            raise ApiError(400, str(error), "file") from None
+
+    async def _listen(self, audio: Audio, stream: str, admitted: bool) -> Heard | Refusal:
+        return await self._recogniser((audio * 32767).astype(np.int16), stream, admitted)
+
+
+class _Source:
+    """The pieces of a file, and how long it was when all were read."""
+
+    def __init__(self, file: BinaryIO, config: ServeConfig, cutting: Cutting) -> None:
+        self.seconds = 0.0
+        blocks = decoded(file, max_seconds=config.max_audio_seconds)
+        self.pieces: Iterator[Piece] = pieces(self._counted(blocks), cutting)
+
+    def _counted(self, blocks: Iterator[Audio]) -> Iterator[Audio]:
+        for block in blocks:
+            self.seconds += len(block) / SAMPLE_RATE_HZ
+            yield block
+
+
+async def _first(waiting: deque[tuple[Piece, asyncio.Task[Heard | Refusal]]]) -> tuple[Piece, Heard]:
+    piece, task = waiting[0]
+    heard = await task
+    waiting.popleft()
+    if isinstance(heard, Refusal):
+        raise busy(heard.retry_after_seconds)
+    return piece, heard
+
+
+async def all_of(parts: AsyncIterator[Heard | float]) -> tuple[Heard, float]:
+    """The whole of what `Ear.hear` tells, and the seconds."""
+    texts, words, seconds = list[str](), list[Word](), 0.0
+    async with aclosing(parts) as told:  # type: ignore[type-var]
+        async for part in told:
+            if isinstance(part, float):
+                seconds = part
+            else:
+                texts.append(part.text)
+                words += part.words
+    return Heard(" ".join(filter(None, texts)), tuple(words)), seconds
