@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rayapp.asr.recogniser import Heard, Word
+from rayapp.asr.batching import transcribe_all
+from rayapp.asr.recogniser import Heard, Recogniser, Word
 from rayapp.audio.speech_activity import FRAME, FRAME_SECONDS, SpeechActivity
 from rayapp.records import SAMPLE_RATE_HZ, Audio
 
@@ -155,6 +156,22 @@ class _Cutter:
 def _runs(frames: NDArray[np.intp]) -> list[NDArray[np.intp]]:
     """Ascending numbers, parted where one is left out."""
     return np.split(frames, np.flatnonzero(np.diff(frames) > 1) + 1)
+
+
+def hear_whole(recogniser: Recogniser, audio: Sequence[Audio], cutting: Cutting) -> list[Heard]:
+    """One `Heard` per audio of any length, with times; the pieces of all are batched together."""
+    cut = [(number, piece) for number, samples in enumerate(audio) for piece in pieces([samples], cutting)]
+    heard = transcribe_all(recogniser, [piece.audio for _, piece in cut], times=True)
+    parts: list[list[Heard]] = [[] for _ in audio]
+    joiners = [Joiner() for _ in audio]
+    for (number, piece), told in zip(cut, heard, strict=True):
+        parts[number].append(joiners[number].add(piece, told))
+    for joiner, of in zip(joiners, parts, strict=True):
+        of.append(joiner.end())
+    return [
+        Heard(" ".join(part.text for part in of if part.text), tuple(word for part in of for word in part.words))
+        for of in parts
+    ]
 
 
 class Joiner:

@@ -14,7 +14,8 @@ from rayapp.tracking import DEFAULT_HOME
 
 def command(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="FILES…", help="Recordings: WAV, FLAC, OGG or MP3.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="FILES…", help="Recordings of any usual format and length.", show_default=False),
     ],
     model: Annotated[
         str, typer.Option(help="Path of a model, name in the registry, or of Hugging Face's hub.")
@@ -27,21 +28,24 @@ def command(
     Example: `rayapp transcribe note1.wav note2.flac`
     """
     with command_output(as_json) as output:
-        from rayapp.audio.codec import decode
+        import numpy as np
+
+        from rayapp.audio.stream import decoded
         from rayapp.records import SAMPLE_RATE_HZ
 
-        audio = [decode(path) for path in paths]  # a bad file is said before the model is loaded
+        # A bad file is said before the model is loaded.
+        audio = [np.concatenate(list(decoded(path, name=str(path)))) for path in paths]
 
         from rayapp.asr.resolve import resolve_recogniser
 
         path = resolve_recogniser(model, home)
         with output.step("load", f"loading {model}"):
-            from rayapp.asr.batching import transcribe_all
+            from rayapp.asr.long_audio import Cutting, hear_whole
             from rayapp.asr.open import open_recogniser
 
             recogniser = open_recogniser(path)
         with output.step("transcribe", "listening"):
-            heard = transcribe_all(recogniser, audio)
+            heard = hear_whole(recogniser, audio, Cutting())
         rows = [
             {"file": str(file), "seconds": round(len(samples) / SAMPLE_RATE_HZ, 2), "text": result.text}
             for file, samples, result in zip(paths, audio, heard, strict=True)
