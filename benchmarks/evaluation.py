@@ -120,7 +120,7 @@ def measure(utterances: int) -> dict[str, Any]:
     from pipelines.evaluation.metrics import figures
     from pipelines.evaluation.resampling import Resampling
     from pipelines.evaluation.scoring import score_everywhere
-    from pipelines.evaluation.slices import slices
+    from pipelines.evaluation.slices import slices, term_slices
     from pipelines.evaluation.term_table import term_table
     from pipelines.evaluation.training_data import TrainingData
     from rayapp.ray_session import ray_session
@@ -141,9 +141,12 @@ def measure(utterances: int) -> dict[str, Any]:
         timed("intervals", started)
         started = time.perf_counter()
         slices(spoken, counts, 2000, 0)
+        rows = spoken.select(["terms", "category"]).to_pylist()
+        categories = {row["terms"][0]: row["category"] for row in rows}
+        term_slices(counts, categories, {term.casefold() for term in [*categories][::2]}, 2000, 0)
         timed("slices", started)
         started = time.perf_counter()
-        term_table("test", counts, {}, TrainingData())
+        term_table("test", counts, categories, TrainingData())
         timed("terms", started)
         whole = time.perf_counter() - began
     return {
