@@ -101,9 +101,12 @@ def naive(model: Path, port: int) -> None:
     _alone()
     import uvicorn
     from nemo.collections.asr.models import ASRModel
+    from omegaconf import open_dict
 
     recogniser = ASRModel.restore_from(str(model), map_location="cpu")
     recogniser.eval()
+    with open_dict(recogniser.cfg):
+        recogniser.cfg.setdefault("validation_ds", {})  # NeMo's `transcribe` reads it
     api = FastAPI()
 
     @api.post("/v1/audio/transcriptions")

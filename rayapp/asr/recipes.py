@@ -55,6 +55,8 @@ def fastconformer_tdt_small(tokenizer: Path) -> dict[str, Any]:
             "num_tdt_durations": len(TDT_DURATIONS),
         },
         "tokenizer": {"dir": str(tokenizer), "type": "bpe"},
+        # Without this section, NeMo's own `transcribe` fails.
+        "validation_ds": {"manifest_filepath": None, "sample_rate": 16_000, "batch_size": 1, "shuffle": False},
         "preprocessor": {
             "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
             "sample_rate": 16_000,

@@ -167,6 +167,18 @@ def test_what_lies_at_a_path_says_whose_recogniser_it_is(build, tmp_path):
             open_it(tmp_path)
 
 
+def test_a_saved_model_is_one_that_nemo_itself_transcribes_with(build, speech, tmp_path):
+    from nemo.collections.asr.models import ASRModel
+
+    from rayapp.audio.codec import encode_flac
+
+    build("tdt").save(tmp_path / "model.nemo")
+    (tmp_path / "note.flac").write_bytes(encode_flac(speech[0].audio))
+    model = ASRModel.restore_from(str(tmp_path / "model.nemo"), map_location="cpu")
+    (heard,) = model.transcribe([str(tmp_path / "note.flac")], batch_size=1, verbose=False)
+    assert isinstance(heard.text, str)
+
+
 def test_silence_and_nothing_are_heard_as_such(build):
     recogniser = build("tdt")
     assert recogniser.transcribe([]) == []
