@@ -15,6 +15,7 @@ from rayapp.asr.recogniser import Heard, Word
 from serve import formats
 from serve.config import ServeConfig
 from serve.errors import ApiError, RequestIds, install
+from serve.keys import Authentication, read_keys
 from serve.transcription import Ear, Recogniser, all_of
 from serve.upload_limits import UploadLimits
 
@@ -111,7 +112,10 @@ def build_api(config: ServeConfig, recogniser: Recogniser) -> ASGIApp:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    return RequestIds(UploadLimits(api, config.max_upload_mb * 1_000_000, config.max_upload_seconds))
+    app: ASGIApp = UploadLimits(api, config.max_upload_mb * 1_000_000, config.max_upload_seconds)
+    if config.keys_file:
+        app = Authentication(app, read_keys(config.keys_file))
+    return RequestIds(app)
 
 
 def require_model(model: str, config: ServeConfig) -> None:

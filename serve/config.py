@@ -38,6 +38,10 @@ class ServeConfig(StepConfig):
     """Address to listen on; 0.0.0.0 opens the service to the network."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
+    keys_file: Path | None = None
+    """API keys, see `rayapp api-key`; without it, whoever reaches the address is answered."""
+    allow_anonymous: bool = False
+    """Listen beyond this machine without keys: something in front of it asks for them."""
     replicas: int = Field(default=1, ge=1)
     """Copies of the recogniser."""
     cpus_per_replica: float = Field(default=1, gt=0)
@@ -60,6 +64,15 @@ class ServeConfig(StepConfig):
     """Words with less confidence are marked in `verbose_json`."""
     batching: BatchingConfig = BatchingConfig()
     """How requests share a replica's device."""
+
+    @model_validator(mode="after")
+    def _strangers_need_a_key(self) -> Self:
+        if self.host not in ("127.0.0.1", "::1", "localhost") and not self.keys_file and not self.allow_anonymous:
+            raise ValueError(
+                f"host {self.host} is reached from other machines: set keys_file, or allow_anonymous: true where a "
+                "gateway in front of it asks for keys"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_path_is_unreleased(self) -> Self:

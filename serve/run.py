@@ -12,6 +12,7 @@ from rayapp.errors import UserError
 from rayapp.ray_session import require_room
 from rayapp.registry import Registry
 from serve.config import ServeConfig
+from serve.keys import read_keys
 
 _APPLICATION = "rayapp"
 
@@ -36,6 +37,9 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
     from serve.app import INGRESS_CPUS, build
 
     model = resolve_model(config, home)
+    if config.keys_file:
+        read_keys(config.keys_file)  # a bad one is said here, not by a replica that does not start
+        config = config.model_copy(update={"keys_file": config.keys_file.absolute()})
     require_free_port(config.host, config.port)
     require_room(
         config.replicas * config.cpus_per_replica + INGRESS_CPUS,

@@ -7,6 +7,7 @@ import typer
 from rayapp.cli import (
     ablate,
     adapt,
+    api_key,
     audition,
     doctor,
     evaluate,
@@ -55,6 +56,7 @@ for module in (
     export,
     release,
     serve,
+    api_key,
     transcribe,
     models,
     trace,
