@@ -50,7 +50,7 @@ class Round:
 
     @property
     def released(self) -> bool:
-        return self.release.passed
+        return self.release.champion
 
 
 def adapt(config: AdaptConfig, home: Path, narrator: Narrator) -> list[Round]:

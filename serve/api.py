@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import Depends, FastAPI, File, Form, UploadFile
@@ -14,7 +15,7 @@ from rayapp.asr.long_audio import Cutting
 from rayapp.asr.recogniser import Heard, Word
 from serve import formats
 from serve.config import ServeConfig
-from serve.errors import ApiError, RequestIds, install
+from serve.errors import ApiError, RequestIds, a_fault, install
 from serve.keys import Authentication, read_keys
 from serve.transcription import Ear, Recogniser, all_of
 from serve.upload_limits import UploadLimits
@@ -36,6 +37,9 @@ class TranscriptionForm:
     stream: Annotated[bool, Form()] = False
     granularities: Annotated[tuple[Literal["word", "segment"], ...], Form(alias="timestamp_granularities[]")] = ()
     include: Annotated[tuple[Literal["logprobs"], ...], Form(alias="include[]")] = ()
+    languages: Annotated[tuple[str, ...], Form(alias="languages[]")] = ()
+    speakers: Annotated[tuple[str, ...], Form(alias="known_speaker_names[]")] = ()
+    voices: Annotated[tuple[str, ...], Form(alias="known_speaker_references[]")] = ()
     keywords: Annotated[tuple[str, ...], Form(alias="keywords[]")] = ()
     strategy: Annotated[Literal["auto"] | None, Form(alias="chunking_strategy")] = None
     vad: Annotated[Literal["server_vad"] | None, Form(alias="chunking_strategy[type]")] = None
@@ -46,10 +50,14 @@ class TranscriptionForm:
     def check(self, config: ServeConfig) -> None:
         """Raises `ApiError` for what this server cannot do: what is asked for is done, or refused."""
         require_model(self.model, config)
-        if self.language and self.language.lower().replace("_", "-").split("-")[0] != config.language:
+        if self.language and _language(self.language) != config.language:
             raise ApiError(
                 400, f"language {self.language!r} is not heard by {self.model}; it hears {config.language}", "language"
             )
+        if self.languages and config.language not in [_language(each) for each in self.languages]:
+            raise ApiError(400, f"{self.model} hears {config.language}, which is not among languages[]", "languages[]")
+        if self.speakers or self.voices:
+            raise ApiError(400, "speakers are not told apart; leave known_speaker_… out", "known_speaker_names[]")
         if self.keywords:
             raise ApiError(400, f"{self.model} cannot be told keywords[]; leave them out", "keywords[]")
         if self.response_format == "diarized_json":
@@ -112,10 +120,20 @@ def build_api(config: ServeConfig, recogniser: Recogniser) -> ASGIApp:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    app: ASGIApp = UploadLimits(api, config.max_upload_mb * 1_000_000, config.max_upload_seconds)
+    app: ASGIApp = UploadLimits(
+        api, config.max_upload_mb * 1_000_000, config.max_upload_seconds, config.max_open_requests
+    )
     if config.keys_file:
         app = Authentication(app, read_keys(config.keys_file))
     return RequestIds(app)
+
+
+def _language(tag: str) -> str:
+    """
+    >>> _language("en-US")
+    'en'
+    """
+    return tag.lower().replace("_", "-").partition("-")[0]
 
 
 def require_model(model: str, config: ServeConfig) -> None:
@@ -147,10 +165,7 @@ async def _events(
     try:
         async for part in _chained(first, following):
             if isinstance(part, float):
-                done: dict[str, Any] = {
-                    "text": " ".join(texts),
-                    "usage": {"type": "duration", "seconds": round(part, 3)},
-                }
+                done: dict[str, Any] = {"text": " ".join(texts)}  # OpenAI's usage has tokens here, not seconds
                 if form.include:
                     done["logprobs"] = formats.word_logprobs(words)
                 yield formats.event("transcript.text.done", **done)
@@ -161,13 +176,15 @@ async def _events(
                 texts.append(part.text)
                 words += part.words
                 yield formats.event("transcript.text.delta", **delta)
-    except ApiError as error:  # the status was sent already
-        yield formats.event("error", **error.body())
+    except Exception as error:  # the status was sent already
+        told = error if isinstance(error, ApiError) else a_fault(error)
+        yield formats.event("error", **told.body())
         return
     yield "data: [DONE]\n\n"
 
 
 async def _chained(first: Heard | float, following: AsyncIterator[Heard | float]) -> AsyncIterator[Heard | float]:
-    yield first
-    async for part in following:
-        yield part
+    async with aclosing(following):  # type: ignore[type-var]
+        yield first
+        async for part in following:
+            yield part

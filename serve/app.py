@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from ray.serve import Application, deployment, ingress
@@ -18,6 +19,8 @@ from serve.transcription import Refusal, Samples
 INGRESS_CPUS = 0.1
 _MOST_AT_A_TIME = 512
 """Pieces in a replica, those that wait included: its batches are made of them. The queue's bound is in seconds."""
+_ROOM_SECONDS = 1.0
+"""After which there may be room again."""
 
 
 class _Ingress:
@@ -30,15 +33,26 @@ class _Ingress:
         return build_api(self._config, self._listen)
 
     async def _listen(self, samples: Samples, stream: str, admitted: bool) -> Heard | Refusal:
-        try:
-            heard: Heard | Refusal = await self._handle.transcribe.remote(samples, stream, admitted)
-        except BackPressureError:
-            return Refusal(1.0)
-        return heard
+        while True:
+            response = self._handle.transcribe.remote(samples, stream, admitted)
+            try:
+                heard: Heard | Refusal = await response
+            except BackPressureError:
+                if not admitted:
+                    return Refusal(_ROOM_SECONDS)
+                await asyncio.sleep(_ROOM_SECONDS)  # whoever is let in is heard to the end
+            except asyncio.CancelledError:
+                response.cancel()
+                raise
+            else:
+                return heard
 
 
 Recognisers = deployment(max_ongoing_requests=_MOST_AT_A_TIME, max_queued_requests=_MOST_AT_A_TIME)(RecogniserReplica)
-Transcriptions = deployment(max_ongoing_requests=_MOST_AT_A_TIME)(ingress()(_Ingress))
+# The ingress itself turns away what is too much, in OpenAI's shape; Ray's own bounds are there for when it hangs.
+Transcriptions = deployment(max_ongoing_requests=4 * _MOST_AT_A_TIME, max_queued_requests=_MOST_AT_A_TIME)(
+    ingress()(_Ingress)
+)
 
 
 def build(config: ServeConfig, model: Path) -> Application:

@@ -30,7 +30,7 @@ class _Waiting:
     audio: Audio
     seconds: float
     due: float
-    """Its turn, in seconds of audio that were served: whose stream got less comes first (start-time fair queueing)."""
+    """Its turn, in seconds of audio: of a stream that got less it comes sooner (self-clocked fair queueing)."""
     since: float
     heard: asyncio.Future[Heard] = field(repr=False)
 
@@ -51,6 +51,8 @@ class Batcher:
         self._served = 0.0
         self._rate = 0.0
         """Seconds of audio in a second, of late."""
+        self.failures = 0
+        """Runs that failed since the last one that did not."""
         self._work = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
 
@@ -93,16 +95,19 @@ class Batcher:
             self._rate = rate if not self._rate else 0.8 * self._rate + 0.2 * rate
 
     async def _heard(self, batch: Sequence[_Waiting]) -> None:
+        batch = [item for item in batch if not item.heard.done()]  # some may have gone since
         try:
-            heard = await self._on_device(batch)
+            results = list(zip(batch, await self._on_device(batch), strict=True)) if batch else []
         except Exception as error:
+            self.failures += 1
             if len(batch) > 1:  # the fault may be one's: the others are not to suffer for it
                 for item in batch:
                     await self._heard([item])
             elif not batch[0].heard.done():
                 batch[0].heard.set_exception(error)
             return
-        for item, result in zip(batch, heard, strict=True):
+        self.failures = 0
+        for item, result in results:
             if not item.heard.done():
                 item.heard.set_result(result)
 
@@ -129,4 +134,5 @@ class Batcher:
             longest, total = max(longest, item.seconds), total + item.seconds
         self._waiting = [item for item in self._waiting if item not in batch]
         self._served = max(self._served, first.due)
+        self._due = {stream: due for stream, due in self._due.items() if due > self._served}
         return batch

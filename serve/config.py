@@ -54,6 +54,8 @@ class ServeConfig(StepConfig):
     """Largest upload."""
     max_upload_seconds: float = Field(default=300, gt=0)
     """A request must have arrived by then."""
+    max_open_requests: int = Field(default=256, ge=1)
+    """More at a time are turned away with 429, before they are taken in. Each ingress counts by itself."""
     max_audio_seconds: float = Field(default=7200, gt=0)
     """Longest audio; more is not even decoded."""
     max_piece_seconds: float = Field(default=30, ge=6)

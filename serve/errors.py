@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID = "x-request-id"
+_log = logging.getLogger(__name__)
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -51,6 +53,12 @@ def busy(seconds: float) -> ApiError:
     )
 
 
+def a_fault(error: Exception) -> ApiError:
+    """What a client is told of a fault of ours: nothing of what was said to it may be in there."""
+    _log.error("a request failed: %s", type(error).__name__)
+    return ApiError(500, "a fault of the server; its log has the rest")
+
+
 def install(api: FastAPI) -> None:
     """Every error gets OpenAI's shape, whoever raises it."""
 
@@ -69,22 +77,21 @@ def install(api: FastAPI) -> None:
         return ApiError(error.status_code, str(error.detail), headers=error.headers).response()
 
     @api.exception_handler(Exception)
-    async def on_fault(_request: Request, _error: Exception) -> JSONResponse:
-        return ApiError(500, "a fault of the server; its log has the rest").response()
+    async def on_fault(_request: Request, error: Exception) -> JSONResponse:
+        return a_fault(error).response()
 
 
 class RequestIds:
-    """ASGI middleware: every answer names its request, faults included."""
+    """ASGI middleware: every answer names its request, faults included. Ray's proxy does so, too: then it passes."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or REQUEST_ID.encode() in dict(scope["headers"]):
             await self.app(scope, receive, send)
             return
-        identity = f"req_{uuid.uuid4().hex}"
-        scope.setdefault("state", {})["request_id"] = identity
+        identity = uuid.uuid4().hex
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":

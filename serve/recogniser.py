@@ -13,6 +13,9 @@ from serve.batcher import Batcher, OverloadError
 from serve.config import BatchingConfig
 from serve.transcription import Refusal, Samples
 
+_MOST_FAILURES = 8
+"""In a row: one request that cannot be heard has up to two."""
+
 
 class RecogniserReplica:
     """A copy of the model. It is ready when its first batch has been heard."""
@@ -30,3 +33,8 @@ class RecogniserReplica:
             return await self._batcher.transcribe(samples.astype(np.float32) / 32768, stream, admitted=admitted)
         except OverloadError as error:
             return Refusal(error.retry_after_seconds)
+
+    def check_health(self) -> None:
+        """Ray asks now and then, and starts another replica instead of one that raises."""
+        if self._batcher.failures > _MOST_FAILURES:
+            raise RuntimeError(f"the last {self._batcher.failures} batches failed")

@@ -13,8 +13,8 @@ from typing import BinaryIO, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rayapp.asr.long_audio import Cutting, Joiner, Piece, pieces
-from rayapp.asr.recogniser import Heard, Word
+from rayapp.asr.long_audio import Cutting, Joiner, Piece, pieces_in_turns, whole
+from rayapp.asr.recogniser import Heard
 from rayapp.audio.stream import decoded
 from rayapp.errors import UserError
 from rayapp.records import SAMPLE_RATE_HZ, Audio
@@ -24,6 +24,9 @@ from serve.errors import ApiError, busy
 Samples: TypeAlias = "NDArray[np.int16]"
 _PIECES_ON_THE_WAY = 4
 """Of one request: enough that the device need not wait, and few enough that hours of audio take no more room."""
+
+
+_END = object()
 
 
 class Refusal(NamedTuple):
@@ -76,12 +79,17 @@ class Ear:
         finally:
             for _, task in waiting:
                 task.cancel()
+            await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
 
     async def _next(self, source: _Source) -> Piece | None:
+        """None at the end. Two seconds at a time are decoded, so that an hour of silence holds nobody up."""
+        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, next, source.pieces, None)
+            while (found := await loop.run_in_executor(self._decoders, next, source.pieces, _END)) is None:
+                pass
         except UserError as error:
             raise ApiError(400, str(error), "file") from None
+        return found if isinstance(found, Piece) else None
 
     async def _listen(self, audio: Audio, stream: str, admitted: bool) -> Heard | Refusal:
         return await self._recogniser((audio * 32767).astype(np.int16), stream, admitted)
@@ -93,7 +101,7 @@ class _Source:
     def __init__(self, file: BinaryIO, config: ServeConfig, cutting: Cutting) -> None:
         self.seconds = 0.0
         blocks = decoded(file, max_seconds=config.max_audio_seconds)
-        self.pieces: Iterator[Piece] = pieces(self._counted(blocks), cutting)
+        self.pieces: Iterator[Piece | object | None] = pieces_in_turns(self._counted(blocks), cutting)
 
     def _counted(self, blocks: Iterator[Audio]) -> Iterator[Audio]:
         for block in blocks:
@@ -112,12 +120,11 @@ async def _first(waiting: deque[tuple[Piece, asyncio.Task[Heard | Refusal]]]) ->
 
 async def all_of(parts: AsyncIterator[Heard | float]) -> tuple[Heard, float]:
     """The whole of what `Ear.hear` tells, and the seconds."""
-    texts, words, seconds = list[str](), list[Word](), 0.0
+    heard, seconds = list[Heard](), 0.0
     async with aclosing(parts) as told:  # type: ignore[type-var]
         async for part in told:
             if isinstance(part, float):
                 seconds = part
             else:
-                texts.append(part.text)
-                words += part.words
-    return Heard(" ".join(filter(None, texts)), tuple(words)), seconds
+                heard.append(part)
+    return whole(heard), seconds

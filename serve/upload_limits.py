@@ -6,22 +6,34 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.errors import ApiError
+from serve.errors import ApiError, busy
 
 _FORM_BYTES = 100_000
 """What a form has besides its file."""
 
 
 class UploadLimits:
-    """ASGI middleware: 413 for a body that is too large, as soon as it is, and 408 for one that takes too long."""
+    """ASGI middleware: 413 for a body that is too large, as soon as it is, 408 for one that takes too long, and 429 for
+    one too many at a time."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_seconds: float) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_seconds: float, max_requests: int) -> None:
         self.app, self.max_bytes, self.max_seconds = app, max_bytes + _FORM_BYTES, max_seconds
+        self.max_requests, self._open = max_requests, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
+        if self._open >= self.max_requests:
+            await busy(1.0).response()(scope, receive, send)
+            return
+        self._open += 1
+        try:
+            await self._limited(scope, receive, send)
+        finally:
+            self._open -= 1
+
+    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         refused: ApiError | None = None
         received, whole, loop = 0, False, asyncio.get_running_loop()
         until = loop.time() + self.max_seconds

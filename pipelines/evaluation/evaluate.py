@@ -193,7 +193,7 @@ def _result(
 ) -> SetResult:
     counts = score_everywhere(judging.scorer, utterances, heard)
     draws, seed, trained = config.bootstrap_samples, config.seed, judging.trained
-    categories = _categories(utterances)
+    categories = trained.categories | _categories(utterances)
     of_terms = term_slices(counts, categories, trained.terms if trained.told else None, draws, seed)
     return SetResult(
         name=name,

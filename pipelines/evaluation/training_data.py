@@ -16,7 +16,7 @@ from rayapp.registry import Registry
 from rayapp.storage import key_of
 from rayapp.text.normalise import normalise
 
-_COLUMNS = ["text", "language", "terms", "voice", "prompt"]
+_COLUMNS = ["text", "language", "terms", "category", "voice", "prompt"]
 _ROWS = 8192
 
 
@@ -32,6 +32,8 @@ class TrainingData:
     """In how many utterances each term is said, by its lower-case text."""
     spellings: set[str] = field(default_factory=set)
     """The terms as they are written."""
+    categories: dict[str, str] = field(default_factory=dict)
+    """Of the terms as they are written, where an utterance is about one of them first."""
     voices: set[str] = field(default_factory=set)
     templates: set[str] = field(default_factory=set)
     sentences: set[int] = field(default_factory=set)
@@ -91,7 +93,8 @@ def _origin(copy: Path, home: Path) -> Folder | None:
         return None
     model_id = path_id(copy)
     origins = [Path(model.origin) for model in Registry(home).list() if model.origin and model.model_id == model_id]
-    return next(filter(None, map(published_around, origins)), None)
+    there = (origin for origin in origins if origin.exists() and path_id(origin) == model_id)  # not trained anew since
+    return next(filter(None, map(published_around, there)), None)
 
 
 def _starts(folder: Folder) -> list[Path]:
@@ -103,6 +106,8 @@ def _read(manifest: Manifest, split: str, data: TrainingData) -> None:
         for row in batch.to_pylist():
             data.terms.update({term.casefold() for term in row["terms"] or ()})
             data.spellings.update(row["terms"] or ())
+            if row["terms"] and row.get("category"):
+                data.categories.setdefault(row["terms"][0], row["category"])
             data.voices.update(filter(None, [row["voice"]]))
             data.templates.update(filter(None, [row["prompt"]]))
             if (sentence := _sentence(row)) is not None:

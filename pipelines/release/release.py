@@ -22,6 +22,8 @@ class Release:
 
     version: str
     verdicts: list[Verdict]
+    champion: bool
+    """Whether it is the champion now. One that passed and was rolled back since is not made so again."""
     remark: str = ""
     """What should be known besides: it was not compared with the champion, say."""
 
@@ -60,22 +62,26 @@ def release(config: ReleaseConfig, home: Path, why: str = "") -> Release:
         key=step_key(config, config.evaluation),
         evaluation=config.evaluation,
     )
-    decided = Release(version, verdicts, remark)
-    reasons = "; ".join(f"{v.rule}: {v.figure}" for v in verdicts if v.passed == decided.passed)
+    passed = all(verdict.passed for verdict in verdicts)
+    reasons = "; ".join(f"{v.rule}: {v.figure}" for v in verdicts if v.passed == passed)
     reason = ": ".join(part for part in (why, remark, reasons) if part)
-    if decided.passed:
+    if passed:
         registry.crown(config.model_name, version, reason)
     else:
         if registry.champion(config.model_name) != version:
             registry.promote(config.model_name, version, CHALLENGER)
         registry.refuse(config.model_name, version, reason)
-    return decided
+    return Release(version, verdicts, registry.champion(config.model_name) == version, remark)
 
 
 def _remark(registry: Registry, name: str, compared: Mapping[str, Any]) -> str:
-    """Empty where the model was compared with the champion, is the champion, or there is none."""
+    """Empty where the model was compared with the champion, is the champion, or there is none that is known."""
     champion = registry.champion_model(name)
-    if champion is None or champion.model_id in [model["model_id"] for model in compared.values() if model]:
+    if (
+        champion is None
+        or not champion.model_id
+        or champion.model_id in [model["model_id"] for model in compared.values() if model]
+    ):
         return ""
     before = compared["before"]["path"] if compared.get("before") else "nothing"
     return f"compared with {before}, not with the champion, version {champion.version}"

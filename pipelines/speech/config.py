@@ -74,17 +74,17 @@ class SpeechConfig(StepConfig):
     """For `engine: coqui`."""
 
     @property
-    def trained_accents(self) -> list[str]:
-        """The accents that training hears, in any language."""
+    def trained_accents(self) -> dict[str, tuple[str, ...]]:
+        """The accents that training hears, by language; with Coqui's speakers, under one name."""
         if self.engine == "coqui":
-            return sorted(set(self.coqui.accents.values()))
-        voices = self.voices
-        return sorted({*voices.train_accents, *(accent for of in voices.other_languages.values() for accent in of)})
+            return {"all": tuple(sorted(set(self.coqui.accents.values())))}
+        return {"en": self.voices.train_accents, **self.voices.other_languages}
 
     @model_validator(mode="after")
     def _weights_are_of_accents(self) -> Self:
-        if unknown := sorted(set(self.accent_weights) - set(self.trained_accents)):
-            known = ", ".join(self.trained_accents) or "none: name them in speech.coqui.accents"
+        accents = sorted({accent for of in self.trained_accents.values() for accent in of})
+        if unknown := sorted(set(self.accent_weights) - set(accents)):
+            known = ", ".join(accents) or "none: name them in speech.coqui.accents"
             raise ValueError(
                 f"speech.accent_weights has {unknown[0]!r}, which training does not hear; accents: {known}"
             )

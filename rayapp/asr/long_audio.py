@@ -18,6 +18,8 @@ _BLOCK = 64 * FRAME
 """Samples that the detector is given at a time, about 2 s."""
 _SHORTEST_SPEECH = 5
 """Frames in a row; clicks and hums have up to 4, the shortest words at least 7."""
+_FAINT_SPEECH = 15
+"""Frames in all, of speech that the detector hears in shreds."""
 _SHORTEST_GAP = 5
 """Frames; a shorter silence may be the closure of a stop consonant."""
 _SAME_WORD_SECONDS = 0.5
@@ -57,9 +59,15 @@ def pieces(blocks: Iterable[Audio], cutting: Cutting) -> Iterator[Piece]:
 
     No more is held than the longest piece and some seconds.
     """
+    return (piece for piece in pieces_in_turns(blocks, cutting) if piece is not None)
+
+
+def pieces_in_turns(blocks: Iterable[Audio], cutting: Cutting) -> Iterator[Piece | None]:
+    """`pieces`, with a None after each two seconds of audio, so that others can have their turn."""
     cutter, activity = _Cutter(cutting), SpeechActivity()
     for block in _even(blocks):
         yield from cutter.add(block, activity.probabilities(block) >= cutting.threshold)
+        yield None
     yield from cutter.end()
 
 
@@ -83,7 +91,7 @@ class _Cutter:
 
     def __init__(self, cutting: Cutting) -> None:
         lengths = (cutting.max_seconds, cutting.silence_seconds, cutting.padding_seconds, cutting.overlap_seconds)
-        self.longest, self.silence, self.padding, self.shared = (round(s / FRAME_SECONDS) for s in lengths)
+        self.longest, self.silence, self.padding, self.shared = (int(s / FRAME_SECONDS) for s in lengths)
         self.audio: Audio = np.zeros(0, np.float32)
         self.speech: NDArray[np.bool_] = np.zeros(0, bool)
         self.start = 0
@@ -116,7 +124,8 @@ class _Cutter:
         last = int(spoken[gaps[0]] if len(gaps) else spoken[-1])
         ends = bool(len(gaps)) or len(self.speech) - 1 - last > self.silence
         if ends and last + 1 - first <= self.longest:
-            end = min(last + 1 + self.padding, first + self.longest, len(self.speech))
+            following = int(spoken[gaps[0] + 1]) if len(gaps) else len(self.speech)
+            end = min(last + 1 + self.padding, first + self.longest, (last + 1 + following) // 2)
             return end, end
         return self._forced(first) if len(self.speech) - first > self.longest else None
 
@@ -137,8 +146,8 @@ class _Cutter:
         spoken = np.flatnonzero(self.speech[:end])
         if not len(spoken) or spoken[-1] < self.overlap:
             return
-        longest_run = max(map(len, _runs(spoken)))
-        if longest_run < _SHORTEST_SPEECH and not self.overlap and not shared:
+        click = max(map(len, _runs(spoken))) < _SHORTEST_SPEECH and len(spoken) < _FAINT_SPEECH
+        if click and not self.overlap and not shared:
             return
         first, last = self._first(spoken), min(int(spoken[-1]) + 1 + self.padding, end)
         yield Piece(
@@ -166,12 +175,13 @@ def hear_whole(recogniser: Recogniser, audio: Sequence[Audio], cutting: Cutting)
     joiners = [Joiner() for _ in audio]
     for (number, piece), told in zip(cut, heard, strict=True):
         parts[number].append(joiners[number].add(piece, told))
-    for joiner, of in zip(joiners, parts, strict=True):
-        of.append(joiner.end())
-    return [
-        Heard(" ".join(part.text for part in of if part.text), tuple(word for part in of for word in part.words))
-        for of in parts
-    ]
+    return [whole([*of, joiner.end()]) for joiner, of in zip(joiners, parts, strict=True)]
+
+
+def whole(parts: Iterable[Heard]) -> Heard:
+    """What a `Joiner` told, as one."""
+    told = list(parts)
+    return Heard(" ".join(part.text for part in told if part.text), tuple(word for part in told for word in part.words))
 
 
 class Joiner:
@@ -185,13 +195,17 @@ class Joiner:
         """What the piece before has in the stretch that it shares with the next."""
 
     def add(self, piece: Piece, heard: Heard) -> Heard:
-        """What is certain now, with times in the whole audio. `heard` needs words where pieces share a stretch."""
-        words = [_later(word, piece.start_seconds) for word in heard.words]
+        """What is certain now, with times in the whole audio.
+
+        Where a recogniser tells no words, their times are guessed, evenly over the piece.
+        """
+        seconds = len(piece.audio) / SAMPLE_RATE_HZ
+        words = [_later(word, piece.start_seconds) for word in heard.words or _guessed(heard.text, seconds)]
         if not (piece.shared_before or piece.shared_after or self._held):
             return Heard(heard.text, tuple(words))
         middle = piece.start_seconds + piece.shared_before / 2
         words = _joined(self._held, words, middle) if piece.shared_before else [*self._held, *words]
-        ends = piece.start_seconds + len(piece.audio) / SAMPLE_RATE_HZ
+        ends = piece.start_seconds + seconds
         certain = [word for word in words if not piece.shared_after or _middle(word) < ends - piece.shared_after]
         self._held = tuple(words[len(certain) :])
         return Heard(" ".join(word.text for word in certain), tuple(certain))
@@ -205,15 +219,21 @@ class Joiner:
 def _joined(left: Sequence[Word], right: Sequence[Word], middle: float) -> list[Word]:
     """Two accounts of the same stretch, and of what follows it."""
     same = [
-        (abs(_middle(a) - middle), i, j)
+        (abs(_middle(a) - middle), abs(_middle(a) - _middle(b)), i, j)
         for i, a in enumerate(left)
         for j, b in enumerate(right)
         if a.text.casefold() == b.text.casefold() and abs(_middle(a) - _middle(b)) < _SAME_WORD_SECONDS
     ]
     if same:
-        _, i, j = min(same)
+        *_, i, j = min(same)
         return [*left[: i + 1], *right[j + 1 :]]
     return [*(word for word in left if _middle(word) < middle), *(word for word in right if _middle(word) >= middle)]
+
+
+def _guessed(text: str, seconds: float) -> list[Word]:
+    said = text.split()
+    each = seconds / max(len(said), 1)
+    return [Word(word, number * each, (number + 1) * each) for number, word in enumerate(said)]
 
 
 def _middle(word: Word) -> float:

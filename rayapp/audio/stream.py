@@ -20,8 +20,12 @@ from rayapp.records import SAMPLE_RATE_HZ, Audio
 _FORMATS = "aac,ac3,aiff,amr,asf,au,caf,flac,matroska,mov,mp3,mpeg,mpegts,ogg,w64,wav,webm"
 """ffmpeg's demuxers that read sound from the bytes they are given. Its others follow addresses and paths that stand in
 the file, such as those of playlists."""
-_MISSING_SECONDS = 1.0
+_MISSING_SECONDS, _MISSING_BYTES = 1.0, 16_000
 """A file may hold so much less than it says: encoders pad and round."""
+_RATES_HZ = range(4_000, 384_001)
+"""A frame of a few bytes may claim to last for minutes, at a rate of a few samples in a second."""
+_GAP_SECONDS, _LONGEST_GAP_SECONDS = 0.1, 3600.0
+"""What was not sent, since it was silence or got lost, is silence."""
 
 
 def decoded(source: Path | BinaryIO, *, name: str = "the file", max_seconds: float | None = None) -> Iterator[Audio]:
@@ -50,7 +54,9 @@ def decoded(source: Path | BinaryIO, *, name: str = "the file", max_seconds: flo
 def _blocks(container: InputContainer, name: str, max_seconds: float | None) -> Iterator[Audio]:
     stream = container.streams.audio[0]
     resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE_HZ)
-    samples = 0
+    if stream.rate not in _RATES_HZ:
+        raise UserError(f"{name} has {stream.rate} samples in a second; {_RATES_HZ[0]} to {_RATES_HZ[-1]} can be read")
+    samples, clock = 0, _Clock()
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
@@ -59,7 +65,7 @@ def _blocks(container: InputContainer, name: str, max_seconds: float | None) -> 
                 continue  # a stream may start in the middle of something
             at = samples / SAMPLE_RATE_HZ
             raise UserError(f"{name} is damaged after {at:.1f} s ({_reason(error)}); send it whole") from None
-        for block in _resampled(resampler, frames):
+        for block in _filled(resampler, frames, clock, name):
             samples += len(block)
             if max_seconds is not None and samples > max_seconds * SAMPLE_RATE_HZ:
                 raise UserError(f"{name} is longer than {max_seconds:g} s, the most that is taken")
@@ -74,11 +80,41 @@ def _blocks(container: InputContainer, name: str, max_seconds: float | None) -> 
         raise UserError(f"{name} is cut off: it says that it lasts {said:.1f} s and holds {found:.1f} s; send it whole")
 
 
+class _Clock:
+    """How much of a stream was decoded, by its samples, and when it began, by its own time."""
+
+    def __init__(self) -> None:
+        self.began: float | None = None
+        self.seconds = 0.0
+
+    def gap(self, frame: AudioFrame) -> float:
+        """Seconds that are missing before a frame."""
+        if frame.time is None:
+            return 0.0
+        if self.began is None:
+            self.began = frame.time - self.seconds
+        return float(frame.time - self.began - self.seconds)
+
+
+def _filled(resampler: av.AudioResampler, frames: list[AudioFrame], clock: _Clock, name: str) -> Iterator[Audio]:
+    """Blocks at 16 kHz, with silence where the times of the frames leave a gap."""
+    for frame in frames:
+        if (gap := clock.gap(frame)) > _GAP_SECONDS:
+            if gap > _LONGEST_GAP_SECONDS:
+                raise UserError(f"{name} is damaged: after {clock.seconds:.1f} s, {gap:.0f} s are missing")
+            silence = round(gap * SAMPLE_RATE_HZ)
+            for start in range(0, silence, SAMPLE_RATE_HZ):
+                yield np.zeros(min(silence - start, SAMPLE_RATE_HZ), np.float32)
+            clock.seconds += gap
+        clock.seconds += frame.samples / frame.sample_rate
+        yield from _resampled(resampler, [frame])
+
+
 def _resampled(resampler: av.AudioResampler, frames: list[AudioFrame] | list[None]) -> Iterator[Audio]:
     """frames: `[None]` at the end, for what the resampler still holds."""
     for frame in frames:
         if frame is not None:
-            frame.pts = None  # gaps in the times are not gaps in the sound
+            frame.pts = None  # the resampler would fill or cut by its own account
         for out in resampler.resample(frame):
             channels = out.to_ndarray()
             block = channels.mean(axis=0, dtype=np.float32) if len(channels) > 1 else channels[0]
@@ -92,7 +128,8 @@ def _said_seconds(container: InputContainer) -> float:
     stream = container.streams.audio[0]
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    return (container.duration or 0) / av.time_base
+    alone = len(container.streams) == 1  # a picture may go on without sound
+    return (container.duration or 0) / av.time_base if alone else 0.0
 
 
 def _require_whole_riff(source: Path | BinaryIO, name: str) -> None:
@@ -103,7 +140,9 @@ def _require_whole_riff(source: Path | BinaryIO, name: str) -> None:
         head = file.read(8)
         file.seek(0)
     said = int.from_bytes(head[4:], "little") + 8
-    if head[:4] == b"RIFF" and there < said < 0x7FFFFFFF:  # those who write to a pipe do not know it, and say so
+    if (
+        head[:4] == b"RIFF" and there + _MISSING_BYTES < said < 0x7FFFFFFF
+    ):  # those who write to a pipe do not know it, and say so
         raise UserError(f"{name} is cut off: it says that it has {said} bytes and has {there}; send it whole")
 
 

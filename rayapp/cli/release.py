@@ -48,7 +48,7 @@ def command(
         from rayapp.cli.tables import release_lines
 
         decided = release(config, home, why)
-        values = {"model": config.model_name, "released": decided.passed, **dataclasses.asdict(decided)}
+        values = {"model": config.model_name, "released": decided.champion, **dataclasses.asdict(decided)}
         output.result(values, *release_lines(config.model_name, decided))
         if not decided.passed:
             raise typer.Exit(REFUSED)

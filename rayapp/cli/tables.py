@@ -43,7 +43,10 @@ def release_lines(name: str, decided: Release) -> Iterator[str]:
     yield from verdict_lines(decided.verdicts)
     if decided.remark:
         yield f"[yellow]note[/]: {decided.remark}"
-    yield f"{name} version {decided.version} is {'the champion' if decided.passed else 'not released'}"
+    if decided.passed and not decided.champion:
+        yield f"{name} version {decided.version} passed, and was taken back before: it stays so"
+    else:
+        yield f"{name} version {decided.version} is {'the champion' if decided.champion else 'not released'}"
 
 
 _SHOWN = {

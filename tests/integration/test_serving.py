@@ -99,7 +99,7 @@ def test_a_bad_request_gets_an_error_in_openais_shape_and_the_next_is_served(
 ):
     with pytest.raises(error, match=message) as caught:
         client.audio.transcriptions.create(**({"model": "medical-asr", "file": recording} | request_fields))
-    assert caught.value.response.headers["x-request-id"].startswith("req_")
+    assert len(caught.value.response.headers.get_list("x-request-id")) == 1
     assert set(caught.value.response.json()["error"]) == {"message", "type", "param", "code"}
     assert client.audio.transcriptions.create(model="medical-asr", file=recording).text is not None
 

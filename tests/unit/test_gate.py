@@ -123,5 +123,9 @@ def test_a_release_says_when_it_was_not_compared_with_the_champion(evaluated, tm
     assert (
         release(evaluated(None, "fourth"), tmp_path).remark == "compared with nothing, not with the champion, version 3"
     )
-    *_, event, _ = Registry(tmp_path).history("medical-asr")
+    assert third.champion
+    Registry(tmp_path).roll_back("medical-asr", "")
+    again = release(evaluated(None, "fourth"), tmp_path)
+    assert (again.passed, again.champion) == (True, False)
+    *_, event, _, _ = Registry(tmp_path).history("medical-asr")
     assert event.why.startswith(f"a new start: {third.remark}: term recall on test")

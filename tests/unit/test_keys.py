@@ -110,7 +110,7 @@ def test_a_request_without_a_key_is_turned_away_before_its_upload_is_taken_in(ke
 
     refused, models, health = asyncio.run(main())
     assert (refused.status_code, refused.json()["error"]["type"]) == (401, "authentication_error")
-    assert refused.headers["x-request-id"].startswith("req_")
+    assert refused.headers["x-request-id"]
     assert taken == 0
     assert (models.status_code, health.status_code) == (200, 200)
 

@@ -1,5 +1,6 @@
 import io
 import tracemalloc
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -113,6 +114,30 @@ def test_decoding_stops_at_the_limit_though_the_file_says_nothing_of_its_length(
     assert tracemalloc.get_traced_memory()[1] < 3_000_000
     tracemalloc.stop()
     assert len(heard(io.BytesIO(wav(tone(16_000)[:32_000])), max_seconds=2)) == 32_000
+
+
+def test_what_was_not_sent_is_silence():
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        stream = container.add_stream("flac", rate=16_000, layout="mono")
+        stream.codec_context.time_base = Fraction(1, 16_000)
+        for start in (0, 48_000):  # a second each, and two between them of which nothing came
+            for at in range(start, start + 16_000, 4_000):
+                frame = av.AudioFrame.from_ndarray(np.full((1, 4_000), 9_000, np.int16), "s16", "mono")
+                frame.rate, frame.pts, frame.time_base = 16_000, at, Fraction(1, 16_000)
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    file.seek(0)
+    audio = heard(file)
+    assert len(audio) / 16_000 == pytest.approx(4, abs=0.05)
+    assert not audio[17_000:47_000].any()
+    assert audio[50_000] > 0.2
+
+
+@pytest.mark.parametrize("rate", [5, 1_000])
+def test_a_few_bytes_cannot_claim_to_last_for_hours(rate):
+    with pytest.raises(UserError, match=f"has {rate} samples in a second"):
+        heard(io.BytesIO(wav(np.zeros(4_000, np.float32), rate)))
 
 
 def test_channels_are_averaged_and_odd_values_are_harmless():

@@ -59,6 +59,8 @@ def test_the_registry_knows_where_a_copy_was_trained(model, tmp_path):
     copy = registry.resolve("ward")
     assert copy != model
     assert dict(training_data(copy, tmp_path).terms) == {"losartan": 2}
+    model.write_bytes(b"trained anew on something else")
+    assert not training_data(copy, tmp_path).told
 
 
 def test_a_manifest_that_is_gone_is_told(model, tmp_path):
