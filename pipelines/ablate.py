@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pipelines.adapt import Narrator, judged_sets, make_tests
 from pipelines.config import AblateConfig
-from pipelines.evaluation.config import EvaluationConfig, TestSetConfig
+from pipelines.evaluation.config import TestSetConfig
 from pipelines.evaluation.curves import Point, write_curves
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.synthesize import synthesize
@@ -66,6 +66,8 @@ def ablate(config: AblateConfig, home: Path, narrator: Narrator) -> Ablation:
     needed = config.parallel * config.training.workers
     require_room(needed, config.parallel * config.training.gpus_per_worker, f"lower parallel ({config.parallel})")
     make_tests(config, narrator)
+    with narrator.step("start", "listening to where it starts") as progress:
+        evaluate(config.evaluation(config.workdir / "start", sets, None, start), home, progress)
     measure = partial(_measure, start=start, sets=sets, home=home)
     if config.parallel > 1:
         found = _side_by_side(distinct, measure, config.parallel, narrator)
@@ -133,20 +135,8 @@ def _measure(
     config, folder = variant.config, variant.config.workdir / "points" / variant.name
     synthesize(config.synthesis(folder / "speech", config.sizes, config.lexicon, config.seed + 1), progress)
     train(config.model(folder / "model", start, [folder / "speech"]), home, progress)
-    figures = evaluate(
-        EvaluationConfig(
-            output=folder / "evaluation",
-            sets=dict(sets),
-            before=start,
-            after=str(trained_model(folder / "model")),
-            heard=str(config.workdir / "heard"),
-            workers=config.training.workers,
-            gpus_per_worker=config.training.gpus_per_worker,
-            seed=config.seed,
-        ),
-        home,
-        progress,
-    )
+    trained = str(trained_model(folder / "model"))
+    figures = evaluate(config.evaluation(folder / "evaluation", sets, start, trained), home, progress)
     speech = Manifest(folder / "speech")
     return {"hours": speech.hours("train"), "utterances": speech.count("train"), "figures": figures}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipelines.config import AblateConfig, AdaptConfig
-from pipelines.evaluation.config import SILENCE, EvaluationConfig, TestSetConfig
+from pipelines.evaluation.config import SILENCE, TestSetConfig
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.lexicon.config import LexiconConfig
 from pipelines.lexicon.formats import write_terms
@@ -129,21 +129,11 @@ class _Loop:
 
     def judge(self, number: int, before: str | None, after: str) -> dict[str, Any]:
         """The figures of a round, on a page that links the one of the round before."""
-        config, links = self.config, []
-        if number:
-            links = [{"text": f"Round {number - 1}", "href": f"../../round-{number - 1}/evaluation/report.html"}]
+        page = f"../../round-{number - 1}/evaluation/report.html"
+        links = [{"text": f"Round {number - 1}", "href": page}] if number else []
         doing = f"round {number}: listening" if number else "listening to where it starts"
         with self.narrator.step(f"evaluation_{number}", doing) as progress:
-            judged = EvaluationConfig(
-                output=self.folder(number) / "evaluation",
-                sets=self.sets,
-                before=before,
-                after=after,
-                heard=str(config.workdir / "heard"),
-                workers=config.training.workers,
-                gpus_per_worker=config.training.gpus_per_worker,
-                seed=config.seed,
-            )
+            judged = self.config.evaluation(self.folder(number) / "evaluation", self.sets, before, after)
             return evaluate(judged, self.home, progress, links)
 
     def reached(self, figures: dict[str, Any]) -> bool:

@@ -5,14 +5,14 @@ Light: neither torch nor Ray is imported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from pipelines.augmentation.config import AugmentationConfig
-from pipelines.evaluation.config import TestSetConfig
+from pipelines.evaluation.config import EvaluationConfig, TestSetConfig
 from pipelines.lexicon.config import LexiconConfig
 from pipelines.manifests.config import ManifestsConfig, SizesConfig
 from pipelines.release.config import GateConfig
@@ -115,6 +115,8 @@ _SMALL_MODEL = LearningConfig(
 class _ExperimentConfig(StepConfig):
     """Speech that is made, what learns from it, and what it is judged on: settings that chains of trainings share."""
 
+    workdir: Path
+    """Where everything goes."""
     seed: int = 0
     """Another seed draws other data and another order."""
     start: Location
@@ -168,6 +170,21 @@ class _ExperimentConfig(StepConfig):
             sources=(*(SourceConfig(manifest=str(made)) for made in speech), *self.replay),
             validation=(SourceConfig(manifest=str(speech[0]), split="validation"),),
             model=ModelConfig(start=start),
+        )
+
+    def evaluation(
+        self, output: Path, sets: Mapping[str, TestSetConfig], before: str | None, after: str
+    ) -> EvaluationConfig:
+        """What was heard in one evaluation is not heard again in the next."""
+        return EvaluationConfig(
+            output=output,
+            sets=dict(sets),
+            before=before,
+            after=after,
+            heard=str(self.workdir / "heard"),
+            workers=self.training.workers,
+            gpus_per_worker=self.training.gpus_per_worker,
+            seed=self.seed,
         )
 
 

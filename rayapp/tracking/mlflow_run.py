@@ -37,15 +37,23 @@ def tracking_uri(home: Path) -> str:
 
 
 def open_client(home: Path) -> MlflowClient:
-    """A client of the tracking server or file; makes the file where there is none."""
+    """A client of the tracking server or file; makes the file, and the experiment, where there is none.
+
+    One process at a time: two that make the tables of the same file at once both fail.
+    """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     home.mkdir(parents=True, exist_ok=True)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
+    from filelock import FileLock
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri(home))
+    with FileLock(home / ".tracking.lock"):
+        client = MlflowClient(tracking_uri(home))
+        if client.get_experiment_by_name(EXPERIMENT) is None:
+            client.create_experiment(EXPERIMENT, artifact_location=_artifact_location(home))
+    return client
 
 
 class MlflowRun:
@@ -55,12 +63,7 @@ class MlflowRun:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         self.client = open_client(home)
-        experiment = self.client.get_experiment_by_name(EXPERIMENT)
-        experiment_id = (
-            experiment.experiment_id
-            if experiment
-            else self.client.create_experiment(EXPERIMENT, artifact_location=_artifact_location(home))
-        )
+        experiment_id = self.client.get_experiment_by_name(EXPERIMENT).experiment_id
         self.run_id: str = self.client.create_run(experiment_id, run_name=name).info.run_id
         self._system = SystemMetricsMonitor(
             self.run_id, sampling_interval=_SYSTEM_SECONDS, tracking_uri=tracking_uri(home)

@@ -1,6 +1,8 @@
 """A run is kept in each tool that is asked for, through the tool itself."""
 
 import csv
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -27,6 +29,14 @@ def test_mlflow_keeps_settings_figures_and_texts(tmp_path):
     assert kept.data.params == {"training.epochs": "3", "training.model.recipe": "small"}
     assert [metric.value for metric in client.get_metric_history(run.mlflow.run_id, "loss")] == [2.0, 1.5]
     assert [file.path for file in client.list_artifacts(run.mlflow.run_id)] == ["samples.txt"]
+
+
+def test_processes_that_start_together_share_a_new_file(tmp_path):
+    program = "import sys, pathlib; from rayapp.tracking import open_client; open_client(pathlib.Path(sys.argv[1]))"
+    starts = [
+        subprocess.Popen([sys.executable, "-c", program, tmp_path / "home"], stderr=subprocess.PIPE) for _ in range(3)
+    ]
+    assert [(start.communicate()[1], start.returncode) for start in starts] == [(b"", 0)] * 3
 
 
 def test_names_that_mlflow_refuses_cost_no_run(tmp_path):
