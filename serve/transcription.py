@@ -24,8 +24,6 @@ from serve.errors import ApiError, busy
 Samples: TypeAlias = "NDArray[np.int16]"
 _PIECES_ON_THE_WAY = 4
 """Of one request: enough that the device need not wait, and few enough that hours of audio take no more room."""
-
-
 _END = object()
 
 
