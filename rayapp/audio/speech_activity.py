@@ -6,10 +6,15 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from silero_vad import load_silero_vad
-from silero_vad.sequence_vad import RATE_CONFIG, frame_blocks
+import torch
 
 from rayapp.records import SAMPLE_RATE_HZ, Audio
+
+_threads = torch.get_num_threads()
+from silero_vad import load_silero_vad  # noqa: E402
+from silero_vad.sequence_vad import RATE_CONFIG, frame_blocks  # noqa: E402
+
+torch.set_num_threads(_threads)  # its import leaves torch with one thread, for whatever else the process does
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

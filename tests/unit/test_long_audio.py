@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -108,6 +111,13 @@ def test_speech_is_found(spoken):
 
 def test_silence_and_noise_have_no_pieces():
     assert [number for number in range(40) if list(pieces([clip(number)], Cutting()))] == []
+
+
+def test_the_detector_leaves_torch_its_threads():
+    program = (
+        "import torch; torch.set_num_threads(2); import rayapp.audio.speech_activity; print(torch.get_num_threads())"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout.strip() == b"2"
 
 
 def test_a_stream_is_judged_alike_however_it_comes(spoken):
