@@ -89,8 +89,9 @@ class Scorer:
         sightings: list[tuple[int, Sighting]] = []
         for row, (utterance, heard) in enumerate(zip(spoken, told, strict=True)):
             forms = {how: _both(utterance, heard, how) for how in NORMALISATIONS}
-            found = self._vocabulary.sightings(utterance.terms, *forms["medical"], utterance.language)
-            counted = dict(_errors(utterance, heard, forms))
+            alignment = Alignment(*forms["medical"])
+            found = self._vocabulary.sightings(utterance.terms, *forms["medical"], utterance.language, alignment)
+            counted = dict(_errors(utterance, heard, forms, alignment))
             counted |= self._of_terms(utterance, found)
             counted |= _of_writing(utterance, heard, *map(_with_marks, forms["raw"]))
             for name, value in counted.items():
@@ -154,9 +155,15 @@ def _both(utterance: Spoken, heard: Told, how: Normalisation) -> tuple[list[str]
 
 
 def _errors(
-    utterance: Spoken, heard: Told, forms: Mapping[Normalisation, tuple[list[str], list[str]]]
+    utterance: Spoken,
+    heard: Told,
+    forms: Mapping[Normalisation, tuple[list[str], list[str]]],
+    alignment: Alignment,
 ) -> Iterator[tuple[str, float]]:
-    """As jiwer counts them. Where nothing was said, all that was heard is an error."""
+    """As jiwer counts them. Where nothing was said, all that was heard is an error.
+
+    alignment: of the medical forms.
+    """
     for how, (said, told) in forms.items():
         said_text, told_text = joined(" ".join(said)), joined(" ".join(told))
         yield f"{how}.word_errors", Levenshtein.distance(said, told)
@@ -170,7 +177,7 @@ def _errors(
     numbers = {index for index, word in enumerate(said) if any(c.isdigit() for c in word)}
     if numbers:  # doses are made of them
         yield "numbers.said", len(numbers)
-        yield "numbers.right", sum(pair.said in numbers for pair in Alignment(said, told).pairs())
+        yield "numbers.right", sum(pair.said in numbers for pair in alignment.pairs())
     yield "audio.seconds", utterance.duration_seconds
     yield "compute.seconds", heard.compute_seconds
 

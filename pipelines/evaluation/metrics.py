@@ -125,15 +125,17 @@ def ratios(
 ) -> dict[str, Figure]:
     """Some ratios of some of the utterances, which are drawn among themselves."""
     resampling = Resampling(int(rows.sum()), draws, seed).fewer()
-    found = {}
-    for metric in metrics:
-        columns = {name: _ratio_columns(counted, metric)[rows] for name, counted in counts.items()}
-        found[metric] = compared(
-            {name: float(_divided(*column.sum(0))) for name, column in columns.items()},
-            {name: _divided(*resampling.sums(column).T) for name, column in columns.items()},
+    columns = {(metric, name): _ratio_columns(counts[name], metric)[rows] for metric in metrics for name in counts}
+    drawn = np.split(resampling.sums(np.hstack([*columns.values()])), len(columns), axis=1)  # drawing is what costs
+    sums = dict(zip(columns, drawn, strict=True))
+    return {
+        metric: compared(
+            {name: float(_divided(*columns[metric, name].sum(0))) for name in counts},
+            {name: _divided(*sums[metric, name].T) for name in counts},
             better_when(metric),
         )
-    return found
+        for metric in metrics
+    }
 
 
 def compared(values: Mapping[str, float], drawn: Mapping[str, NDArray[np.float64]], better: Better) -> Figure:

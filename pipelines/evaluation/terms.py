@@ -41,13 +41,19 @@ class Vocabulary:
         return bool(self._terms)
 
     def sightings(
-        self, terms: Sequence[str], said: Sequence[str], heard: Sequence[str], language: str = "en"
+        self,
+        terms: Sequence[str],
+        said: Sequence[str],
+        heard: Sequence[str],
+        language: str = "en",
+        alignment: Alignment | None = None,
     ) -> list[Sighting]:
         """Each term that was said or heard.
 
         terms: those that were said. said, heard: the words of both texts, as `normalise` writes them in `language`.
+        alignment: of the two, where it is known already.
         """
-        alignment = Alignment(said, heard)
+        alignment = alignment or Alignment(said, heard)
         found = {term: _sighting(term, _words(term, language), said, heard, alignment) for term in dict.fromkeys(terms)}
         in_said, in_heard = self._count(said, language), self._count(heard, language)
         for term, count in in_heard.items():
