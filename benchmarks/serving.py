@@ -1,7 +1,7 @@
 """The server beside the same model called directly, and beside a plain server that calls the model for each request.
 
 The clips are sentences of espeak-ng, one after the other to a length that is drawn uniformly, as FLAC. All arms run the
-recogniser on core 0 with one thread; clients, ingress and proxy have the other cores.
+recogniser on core 0 with one thread; clients, ingress, and HAProxy as Ray Serve's proxy have the other cores.
 
 - `of_offline_limit`: clips of 2–30 s from 32 clients at a time; audio seconds in a second over those of
   `transcribe_all` on the same clips, decoded beforehand and sorted into the best of several batch sizes.
@@ -161,10 +161,11 @@ def our_server(model: Path) -> Iterator[str]:
     from serve.run import free_port, serving
 
     config = ServeConfig(path=model, allow_unreleased=True, port=free_port())
+    os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"  # as on a cluster: Ray's own proxy takes twice the time of a request
     with ray_session("local"), tempfile.TemporaryDirectory() as home, serving(config, Path(home)) as url:
+        for name in ("Ingress", "ProxyActor", "haproxy", "HAProxyManager", "ServeController", "raylet", "gcs_server"):
+            pin(name, _others())
         pin("RecogniserReplica", {RECOGNISER_CORE})
-        pin("Ingress", _others())
-        pin("ProxyActor", _others())
         yield url
 
 
@@ -191,10 +192,10 @@ def naive_server(model: Path) -> Iterator[str]:
 
 
 def pin(name: str, cores: set[int]) -> None:
-    """Every thread of the replicas whose process is called so."""
-    found = [process for process in psutil.process_iter(["cmdline"]) if name in " ".join(process.info["cmdline"] or [])]
-    assert found, f"no process is called {name}"
-    for process in found:
+    """Every thread of the processes that are called so."""
+    for process in psutil.process_iter(["cmdline"]):
+        if name not in " ".join(process.info["cmdline"] or []):
+            continue
         for thread in Path(f"/proc/{process.pid}/task").iterdir():
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(int(thread.name), cores)
@@ -265,7 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--model", type=Path, required=True, help="a small .nemo model, such as the quickstart's")
-    parser.add_argument("--requests", type=int, default=192)
+    parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--arm", choices=("offline", "naive"), help=argparse.SUPPRESS)
     parser.add_argument("--clips", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)

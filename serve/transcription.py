@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -24,6 +25,8 @@ from serve.errors import ApiError, busy
 Samples: TypeAlias = "NDArray[np.int16]"
 _PIECES_ON_THE_WAY = 4
 """Of one request: enough that the device need not wait, and few enough that hours of audio take no more room."""
+_TURN_SECONDS = 0.05
+"""For which a decoder works for one request, before it looks whether others wait."""
 _END = object()
 
 
@@ -80,10 +83,10 @@ class Ear:
             await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
 
     async def _next(self, source: _Source) -> Piece | None:
-        """None at the end. Two seconds at a time are decoded, so that an hour of silence holds nobody up."""
+        """None at the end. Decoders take turns, so that an hour of silence holds nobody up."""
         loop = asyncio.get_running_loop()
         try:
-            while (found := await loop.run_in_executor(self._decoders, next, source.pieces, _END)) is None:
+            while (found := await loop.run_in_executor(self._decoders, source.turn)) is None:
                 pass
         except UserError as error:
             raise ApiError(400, str(error), "file") from None
@@ -99,7 +102,15 @@ class _Source:
     def __init__(self, file: BinaryIO, config: ServeConfig, cutting: Cutting) -> None:
         self.seconds = 0.0
         blocks = decoded(file, max_seconds=config.max_audio_seconds)
-        self.pieces: Iterator[Piece | object | None] = pieces_in_turns(self._counted(blocks), cutting)
+        self._pieces: Iterator[Piece | None] = pieces_in_turns(self._counted(blocks), cutting)
+
+    def turn(self) -> Piece | object | None:
+        """A piece, `_END`, or None where the time of a turn was not enough for either."""
+        until = time.monotonic() + _TURN_SECONDS
+        found: Piece | object | None = None
+        while found is None and time.monotonic() < until:
+            found = next(self._pieces, _END)
+        return found
 
     def _counted(self, blocks: Iterator[Audio]) -> Iterator[Audio]:
         for block in blocks:

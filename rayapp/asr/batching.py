@@ -16,14 +16,14 @@ def transcribe_all(
     times: fill in `Heard.words`.
     """
     heard: list[Heard | None] = [None] * len(audio)
-    for batch in _batches([len(a) for a in audio], int(max_batch_seconds * SAMPLE_RATE_HZ)):
+    for batch in alike([len(a) for a in audio], int(max_batch_seconds * SAMPLE_RATE_HZ)):
         for index, result in zip(batch, recogniser.transcribe([audio[i] for i in batch], times=times), strict=True):
             heard[index] = result
     return heard  # type: ignore[return-value]
 
 
-def _batches(lengths: Sequence[int], max_samples: int) -> Iterator[list[int]]:
-    """Indices, shortest first, cut where the padded batch would exceed `max_samples`."""
+def alike(lengths: Sequence[int], max_samples: int) -> Iterator[list[int]]:
+    """Batches of indices, shortest first, cut where the padded batch would exceed `max_samples`."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and lengths[index] * (len(batch) + 1) > max_samples:

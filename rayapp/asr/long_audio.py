@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from rayapp.records import SAMPLE_RATE_HZ, Audio
 
 _BLOCK = 64 * FRAME
 """Samples that the detector is given at a time, about 2 s."""
+_GLANCE = 16 * FRAME
+"""Samples that it is given at a time where all that matters is whether anybody speaks: about half a second."""
 _SHORTEST_SPEECH = 5
 """Frames in a row; clicks and hums have up to 4, the shortest words at least 7."""
 _FAINT_SPEECH = 15
@@ -52,6 +55,8 @@ class Cutting:
     """So much of the silence stays on both sides."""
     overlap_seconds: float = 2.0
     """Of pieces that no silence parts."""
+    short_stays_whole: bool = True
+    """Audio that is no longer than a piece is heard as it is, as it was in evaluation, if anybody speaks in it."""
 
 
 def pieces(blocks: Iterable[Audio], cutting: Cutting) -> Iterator[Piece]:
@@ -64,11 +69,31 @@ def pieces(blocks: Iterable[Audio], cutting: Cutting) -> Iterator[Piece]:
 
 def pieces_in_turns(blocks: Iterable[Audio], cutting: Cutting) -> Iterator[Piece | None]:
     """`pieces`, with a None after each two seconds of audio, so that others can have their turn."""
+    following, held, longest = _even(blocks), list[Audio](), cutting.max_seconds * SAMPLE_RATE_HZ
+    if cutting.short_stays_whole:
+        for block in following:
+            held.append(block)
+            if sum(map(len, held)) > longest:
+                break
+            yield None
+        else:
+            yield from _undivided(held, cutting)
+            return
     cutter, activity = _Cutter(cutting), SpeechActivity()
-    for block in _even(blocks):
+    for block in chain(held, following):
         yield from cutter.add(block, activity.probabilities(block) >= cutting.threshold)
         yield None
     yield from cutter.end()
+
+
+def _undivided(blocks: Sequence[Audio], cutting: Cutting) -> Iterator[Piece | None]:
+    """All of it, as soon as somebody is found to speak."""
+    cutter, activity = _Cutter(cutting), SpeechActivity()
+    for glance in (block[at : at + _GLANCE] for block in blocks for at in range(0, len(block), _GLANCE)):
+        if any(cutter.add(glance, activity.probabilities(glance) >= cutting.threshold)) or cutter.hears_speech:
+            yield Piece(0.0, np.concatenate(blocks))
+            return
+        yield None
 
 
 def _even(blocks: Iterable[Audio]) -> Iterator[Audio]:
@@ -142,12 +167,16 @@ class _Cutter:
     def _first(self, spoken: NDArray[np.intp]) -> int:
         return 0 if self.overlap else max(int(spoken[0]) - self.padding, 0)
 
+    @property
+    def hears_speech(self) -> bool:
+        """Whether somebody speaks in what was not cut off yet."""
+        return not _is_click(np.flatnonzero(self.speech))
+
     def _piece(self, end: int, shared: int) -> Iterator[Piece]:
         spoken = np.flatnonzero(self.speech[:end])
         if not len(spoken) or spoken[-1] < self.overlap:
             return
-        click = max(map(len, _runs(spoken))) < _SHORTEST_SPEECH and len(spoken) < _FAINT_SPEECH
-        if click and not self.overlap and not shared:
+        if _is_click(spoken) and not self.overlap and not shared:
             return
         first, last = self._first(spoken), min(int(spoken[-1]) + 1 + self.padding, end)
         yield Piece(
@@ -160,6 +189,10 @@ class _Cutter:
     def _drop(self, frames: int) -> None:
         self.audio, self.speech = self.audio[frames * FRAME :], self.speech[frames:]
         self.start += frames
+
+
+def _is_click(spoken: NDArray[np.intp]) -> bool:
+    return len(spoken) < _FAINT_SPEECH and max(map(len, _runs(spoken))) < _SHORTEST_SPEECH
 
 
 def _runs(frames: NDArray[np.intp]) -> list[NDArray[np.intp]]:

@@ -16,14 +16,19 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
+from rayapp.asr.batching import alike
 from rayapp.asr.heads import Head, Labels, make_head, words
 from rayapp.asr.phonemes import SLICE_SECONDS, PhonemeLoss
 from rayapp.asr.recogniser import Heard
 from rayapp.asr.tokeniser import PieceTokeniser
 from rayapp.errors import UserError
-from rayapp.records import Audio
+from rayapp.records import SAMPLE_RATE_HZ, Audio
+
+_ENCODED_ON_CPU = 32 * SAMPLE_RATE_HZ
+"""Samples at a time, padding included."""
 
 
 class NemoRecogniser:
@@ -121,18 +126,9 @@ class NemoRecogniser:
 
     @torch.no_grad()  # not inference_mode: the tables of positions may grow here, and training goes on with them
     def transcribe(self, audio: Sequence[Audio], *, times: bool = False) -> list[Heard]:
-        if not audio:
-            return []
         self.model.eval()
-        lengths = torch.tensor([len(a) for a in audio], device=self._device)
-        signal = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(a.copy()) for a in audio], batch_first=True)
-        if not signal.shape[1]:
-            return [Heard("") for _ in audio]
-        encoded, encoded_lengths = encode(self.model, signal.to(self._device), lengths)
-        if not times:
-            return [Heard(text) for text in self.head.texts(encoded, encoded_lengths)]
-        heard = self.head.pieces(encoded, encoded_lengths)
-        return [Heard(text, words(pieces, self._frame_seconds)) for text, pieces in heard]
+        heard = iter(self._heard([samples for samples in audio if len(samples)], times))
+        return [next(heard) if len(samples) else Heard("") for samples in audio]
 
     def save(self, path: Path) -> None:
         with quiet_nemo():
@@ -147,6 +143,32 @@ class NemoRecogniser:
         self.model.eval()
         with quiet_nemo():
             self.model.export(str(path.absolute()))
+
+    def _heard(self, audio: Sequence[Audio], times: bool) -> list[Heard]:
+        """audio: none of it empty."""
+        if not audio:
+            return []
+        encoded, lengths = self._encoded(audio)
+        if not times:
+            return [Heard(text) for text in self.head.texts(encoded, lengths)]
+        return [Heard(text, words(pieces, self._frame_seconds)) for text, pieces in self.head.pieces(encoded, lengths)]
+
+    def _encoded(self, audio: Sequence[Audio]) -> tuple[Tensor, Tensor]:
+        """(batch, width, frames) and (batch,) int64 of the whole batch, which a CPU encodes a part at a time.
+
+        A GPU is faster the more it gets at once, and so is decoding on a CPU, where each step costs much the same for
+        one as for many. The encoder's activations, however, soon leave a CPU's cache.
+        """
+        lengths = [len(samples) for samples in audio]
+        together = _ENCODED_ON_CPU if self._device.type == "cpu" else max(lengths) * len(lengths)
+        parts: dict[int, tuple[Tensor, Tensor]] = {}
+        for indices in alike(lengths, together):
+            signal = pad_sequence([torch.from_numpy(audio[i].copy()) for i in indices], batch_first=True)
+            heard = torch.tensor([lengths[i] for i in indices], device=self._device)
+            encoded, frames = encode(self.model, signal.to(self._device), heard)
+            parts |= zip(indices, zip(encoded.transpose(1, 2), frames, strict=True), strict=True)
+        encodings, counts = zip(*(parts[index] for index in range(len(audio))), strict=True)
+        return pad_sequence(list(encodings), batch_first=True).transpose(1, 2), torch.stack(counts)
 
     @property
     def _device(self) -> torch.device:

@@ -101,16 +101,25 @@ def test_a_recogniser_without_words_loses_no_text_at_a_seam():
     assert f"{first.text} {second.text} {joiner.end().text}".split() == list("abcdefghijklmnopqr")
 
 
+def test_short_audio_with_speech_in_it_stays_whole(spoken):
+    audio = np.concatenate([np.zeros(3 * SAMPLE_RATE_HZ, np.float32), spoken().audio])
+    (piece,) = pieces(np.array_split(audio, 7), Cutting())
+    assert piece.start_seconds == 0.0
+    assert np.array_equal(piece.audio, audio)
+
+
 def test_speech_is_found(spoken):
     silence = np.zeros(3 * SAMPLE_RATE_HZ, np.float32)
     audio = np.concatenate([silence, spoken().audio, silence, silence])
-    (piece,) = pieces(np.array_split(audio, 7), Cutting())
+    (piece,) = pieces(np.array_split(audio, 7), Cutting(short_stays_whole=False))
     assert piece.start_seconds == pytest.approx(2.8, abs=0.3)
     assert len(piece.audio) / SAMPLE_RATE_HZ == pytest.approx(len(spoken().audio) / SAMPLE_RATE_HZ + 0.5, abs=0.4)
 
 
 def test_silence_and_noise_have_no_pieces():
-    assert [number for number in range(40) if list(pieces([clip(number)], Cutting()))] == []
+    for whole in (True, False):
+        cutting = Cutting(short_stays_whole=whole)
+        assert [number for number in range(40) if list(pieces([clip(number)], cutting))] == []
 
 
 def test_the_detector_leaves_torch_its_threads():

@@ -119,6 +119,9 @@ def test_each_kind_learns_by_heart_and_hears_it_with_times_and_confidences(kind,
     with_times = recogniser.transcribe(audio, times=True)
     assert [heard.text for heard in with_times] == list(SENTENCES)
     assert [heard.text for heard in recogniser.transcribe(audio)] == list(SENTENCES)
+    among_others = recogniser.transcribe([np.zeros(31 * 16000, np.float32), audio[0], np.zeros(0, np.float32)])
+    assert among_others[1].text == SENTENCES[0]
+    assert among_others[2].text == ""
     for heard, samples, (*_, spoken) in zip(with_times, audio, speech, strict=True):
         assert [word.text for word in heard.words] == heard.text.split()
         assert all(0 < word.confidence <= 1 for word in heard.words)
