@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -15,7 +15,7 @@ from rayapp.asr.long_audio import Cutting
 from rayapp.asr.recogniser import Heard, Word
 from serve import formats
 from serve.config import ServeConfig
-from serve.errors import ApiError, RequestIds, a_fault, install
+from serve.errors import AnswerHeaders, ApiError, a_fault, install
 from serve.keys import Authentication, read_keys
 from serve.transcription import Ear, Recogniser, all_of
 from serve.upload_limits import UploadLimits
@@ -80,12 +80,19 @@ class TranscriptionForm:
         if self.vad is None:
             return None
         return Cutting(
-            config.max_piece_seconds, self.vad_threshold, self.vad_silence_ms / 1000, self.vad_padding_ms / 1000
+            config.max_piece_seconds,
+            self.vad_threshold,
+            self.vad_silence_ms / 1000,
+            self.vad_padding_ms / 1000,
+            short_stays_whole=False,
         )
 
 
-def build_api(config: ServeConfig, recogniser: Recogniser) -> ASGIApp:
-    """The whole server, but for where it listens."""
+def build_api(config: ServeConfig, recogniser: Recogniser, is_ready: Callable[[], Awaitable[bool]]) -> ASGIApp:
+    """The whole server, but for where it listens.
+
+    is_ready: whether somebody is there to listen.
+    """
     api = FastAPI(title="rayapp", docs_url="/docs")
     install(api)
     ear = Ear(config, recogniser)
@@ -120,12 +127,18 @@ def build_api(config: ServeConfig, recogniser: Recogniser) -> ASGIApp:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
+    @api.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        if not await is_ready():
+            raise ApiError(503, "no recogniser is ready; try again in some seconds", None, "not_ready")
+        return {"status": "ready"}
+
     app: ASGIApp = UploadLimits(
         api, config.max_upload_mb * 1_000_000, config.max_upload_seconds, config.max_open_requests
     )
     if config.keys_file:
         app = Authentication(app, read_keys(config.keys_file))
-    return RequestIds(app)
+    return AnswerHeaders(app)
 
 
 def _language(tag: str) -> str:

@@ -1,19 +1,27 @@
-"""The application: an ingress that speaks OpenAI's API, and recognisers behind it."""
+"""The application: an ingress that speaks OpenAI's API, and recognisers behind it.
+
+`serve run serve.app:app model_name=medical-asr` starts it where Ray is at home, and so does `serve deploy`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
+from ray.exceptions import RayActorError
 from ray.serve import Application, deployment, ingress
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from rayapp.asr.recogniser import Heard
+from rayapp.tracking import DEFAULT_HOME
 from serve.api import build_api
 from serve.config import ServeConfig
 from serve.recogniser import RecogniserReplica
+from serve.run import resolve_model
+from serve.scaling import autoscaling
 from serve.transcription import Refusal, Samples
 
 INGRESS_CPUS = 0.1
@@ -21,6 +29,15 @@ _MOST_AT_A_TIME = 512
 """Pieces in a replica, those that wait included: its batches are made of them. The queue's bound is in seconds."""
 _ROOM_SECONDS = 1.0
 """After which there may be room again."""
+_READY_SECONDS = 2.0
+"""In which a recogniser that is there answers."""
+_MOST_DEATHS = 1
+"""Of recognisers, that a piece survives: it may be what they died of."""
+_DRAIN_SECONDS = 600.0
+"""For which a copy that is to go may work on what it has. An hour of audio takes an ingress minutes."""
+_DRAIN_LOOK_SECONDS = 0.5
+"""After which it looks again whether anything is left."""
+_log = logging.getLogger(__name__)
 
 
 class _Ingress:
@@ -30,9 +47,21 @@ class _Ingress:
         self._config, self._handle = config, recogniser
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return build_api(self._config, self._listen)
+        return build_api(self._config, self._listen, self._is_ready)
+
+    async def _is_ready(self) -> bool:
+        if not self._config.scaling.min_replicas:  # whoever asks wakes one up
+            return True
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                return bool(await self._handle.is_ready.remote())
+        except BackPressureError:  # it is there, and busy
+            return True
+        except (TimeoutError, RayActorError):
+            return False
 
     async def _listen(self, samples: Samples, stream: str, admitted: bool) -> Heard | Refusal:
+        died = 0
         while True:
             response = self._handle.transcribe.remote(samples, stream, admitted)
             try:
@@ -41,6 +70,11 @@ class _Ingress:
                 if not admitted:
                     return Refusal(_ROOM_SECONDS)
                 await asyncio.sleep(_ROOM_SECONDS)  # whoever is let in is heard to the end
+            except RayActorError:
+                died += 1
+                if died > _MOST_DEATHS:
+                    raise
+                _log.warning("a recogniser died while it listened; another one is asked")
             except asyncio.CancelledError:
                 response.cancel()
                 raise
@@ -48,17 +82,38 @@ class _Ingress:
                 return heard
 
 
-Recognisers = deployment(max_ongoing_requests=_MOST_AT_A_TIME, max_queued_requests=_MOST_AT_A_TIME)(RecogniserReplica)
+Recognisers = deployment(
+    max_ongoing_requests=_MOST_AT_A_TIME,
+    max_queued_requests=_MOST_AT_A_TIME,
+    graceful_shutdown_timeout_s=_DRAIN_SECONDS,
+    graceful_shutdown_wait_loop_s=_DRAIN_LOOK_SECONDS,
+)(RecogniserReplica)
 # The ingress itself turns away what is too much, in OpenAI's shape; Ray's own bounds are there for when it hangs.
-Transcriptions = deployment(max_ongoing_requests=4 * _MOST_AT_A_TIME, max_queued_requests=_MOST_AT_A_TIME)(
-    ingress()(_Ingress)
-)
+Transcriptions = deployment(
+    max_ongoing_requests=4 * _MOST_AT_A_TIME,
+    max_queued_requests=_MOST_AT_A_TIME,
+    graceful_shutdown_timeout_s=_DRAIN_SECONDS,
+    graceful_shutdown_wait_loop_s=_DRAIN_LOOK_SECONDS,
+)(ingress()(_Ingress))
 
 
 def build(config: ServeConfig, model: Path) -> Application:
     """The application for a model file that was resolved already."""
     recognisers = Recognisers.options(
-        num_replicas=config.replicas,
-        ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
+        autoscaling_config=autoscaling(config.scaling),
+        ray_actor_options={
+            "num_cpus": config.cpus_per_replica,
+            "num_gpus": config.gpus_per_replica,
+        },
     ).bind(model.absolute(), "cuda" if config.gpus_per_replica else "cpu", config.batching)
-    return Transcriptions.options(ray_actor_options={"num_cpus": INGRESS_CPUS}).bind(config, recognisers)
+    return Transcriptions.options(num_replicas=config.ingresses, ray_actor_options={"num_cpus": INGRESS_CPUS}).bind(
+        config, recognisers
+    )
+
+
+def app(config: ServeConfig) -> Application:
+    """The application for settings that `serve run` and `serve deploy` are given as arguments.
+
+    Where it listens is theirs to say: `host` and `port` are not looked at.
+    """
+    return build(config, resolve_model(config, DEFAULT_HOME))

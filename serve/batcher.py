@@ -49,6 +49,7 @@ class Batcher:
         self._waiting: list[_Waiting] = []
         self._due: dict[str, float] = {}
         self._served = 0.0
+        self._running_seconds = 0.0
         self._rate = 0.0
         """Seconds of audio in a second, of late."""
         self.failures = 0
@@ -58,7 +59,13 @@ class Batcher:
 
     @property
     def queued_seconds(self) -> float:
+        """Of audio that waits."""
         return sum(item.seconds for item in self._waiting)
+
+    @property
+    def pending_seconds(self) -> float:
+        """Of audio that waits or is listened to."""
+        return self.queued_seconds + self._running_seconds
 
     async def transcribe(self, audio: Audio, stream: str, *, admitted: bool = False) -> Heard:
         """What is heard in (samples,) float32 at 16 kHz.
@@ -89,8 +96,9 @@ class Batcher:
                 self._work.clear()
                 continue
             began = time.monotonic()
+            seconds = self._running_seconds = sum(item.seconds for item in batch)
             await self._heard(batch)
-            seconds = sum(item.seconds for item in batch)
+            self._running_seconds = 0.0
             rate = seconds / max(time.monotonic() - began, 1e-6)
             self._rate = rate if not self._rate else 0.8 * self._rate + 0.2 * rate
 

@@ -13,14 +13,35 @@ from rayapp.config import StepConfig
 class BatchingConfig(StepConfig):
     """How the requests of a replica share its device."""
 
-    max_batch_seconds: float = Field(default=120, gt=0)
+    max_batch_seconds: float = Field(default=400, gt=0)
     """Most seconds of audio in a batch, padding included."""
-    max_padding_share: float = Field(default=0.25, ge=0, lt=1)
+    max_padding_share: float = Field(default=0.6, ge=0, lt=1)
     """Most of a batch that may be padding: audio of other lengths waits for its own batch."""
     max_wait_seconds: float = Field(default=5, ge=0)
     """Who has waited so long is next, whoever else is there."""
     max_queued_seconds: float = Field(default=1200, gt=0)
     """With so much audio in the queue of a replica, new requests are turned away with 429."""
+
+
+class ScalingConfig(StepConfig):
+    """How many copies of the recogniser there are."""
+
+    min_replicas: int = Field(default=1, ge=0)
+    """Copies that are always there; with 0, whoever comes first after a pause waits until the model is loaded."""
+    max_replicas: int = Field(default=1, ge=1)
+    """Copies when there is much to do."""
+    target_queued_seconds: float = Field(default=120, gt=0)
+    """Of audio that waits or is listened to, for each copy: with more, another one is started."""
+    upscale_delay_seconds: float = Field(default=5, ge=0)
+    """For which there must be too much to do before a copy is started."""
+    downscale_delay_seconds: float = Field(default=300, ge=0)
+    """For which there must be too little to do before one is stopped."""
+
+    @model_validator(mode="after")
+    def _no_more_than_the_most(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas})")
+        return self
 
 
 class ServeConfig(StepConfig):
@@ -42,12 +63,14 @@ class ServeConfig(StepConfig):
     """API keys, see `rayapp api-key`; without it, whoever reaches the address is answered."""
     allow_anonymous: bool = False
     """Listen beyond this machine without keys: something in front of it asks for them."""
-    replicas: int = Field(default=1, ge=1)
-    """Copies of the recogniser."""
+    ingresses: int = Field(default=1, ge=1)
+    """Copies of what takes uploads in and decodes them."""
+    scaling: ScalingConfig = ScalingConfig()
+    """How many copies of the recogniser there are."""
     cpus_per_replica: float = Field(default=1, gt=0)
-    """CPU share of each copy."""
+    """CPU share of each copy of the recogniser."""
     gpus_per_replica: float = Field(default=0, ge=0)
-    """GPU share of each copy; 0 serves on the CPU."""
+    """GPU share of each copy of the recogniser; 0 serves on the CPU."""
     language: str = Field(default="en", pattern=r"^[a-z]{2,3}$")
     """What the model hears; a request for another language is refused."""
     max_upload_mb: int = Field(default=25, ge=1)

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID = "x-request-id"
+_PRIVATE = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 _log = logging.getLogger(__name__)
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -81,21 +82,26 @@ def install(api: FastAPI) -> None:
         return a_fault(error).response()
 
 
-class RequestIds:
-    """ASGI middleware: every answer names its request, faults included. Ray's proxy does so, too: then it passes."""
+class AnswerHeaders:
+    """ASGI middleware: every answer names its request, faults included, and is kept by no cache.
+
+    Ray's proxy names requests, too: then its name stays.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or REQUEST_ID.encode() in dict(scope["headers"]):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        identity = uuid.uuid4().hex
+        added = list(_PRIVATE)
+        if REQUEST_ID.encode() not in dict(scope["headers"]):
+            added.append((REQUEST_ID.encode(), uuid.uuid4().hex.encode()))
 
-        async def named(message: Message) -> None:
+        async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (REQUEST_ID.encode(), identity.encode())]
+                message["headers"] = [*message.get("headers", []), *added]
             await send(message)
 
-        await self.app(scope, receive, named)
+        await self.app(scope, receive, told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rayapp.asr.recogniser import Heard
 from rayapp.records import SAMPLE_RATE_HZ
 from serve.batcher import Batcher, OverloadError
 from serve.config import BatchingConfig
+from serve.scaling import QUEUED_SECONDS
 from serve.transcription import Refusal, Samples
 
 _MOST_FAILURES = 8
@@ -25,6 +27,8 @@ class RecogniserReplica:
 
         recogniser = open_recogniser(path, device)
         recogniser.transcribe([np.zeros(SAMPLE_RATE_HZ, np.float32)], times=True)  # the first is slow: not a client's
+        gc.collect()
+        gc.freeze()  # what was loaded stays: looking through it again and again costs pauses of half a second
         self._batcher = Batcher(partial(recogniser.transcribe, times=True), batching)
 
     async def transcribe(self, samples: Samples, stream: str, admitted: bool) -> Heard | Refusal:
@@ -33,6 +37,14 @@ class RecogniserReplica:
             return await self._batcher.transcribe(samples.astype(np.float32) / 32768, stream, admitted=admitted)
         except OverloadError as error:
             return Refusal(error.retry_after_seconds)
+
+    async def is_ready(self) -> bool:
+        """Says so as soon as there is one that can."""
+        return True
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Ray asks now and then, see `serve.scaling`."""
+        return {QUEUED_SECONDS: self._batcher.pending_seconds}
 
     def check_health(self) -> None:
         """Ray asks now and then, and starts another replica instead of one that raises."""

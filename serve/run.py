@@ -14,7 +14,7 @@ from rayapp.registry import Registry
 from serve.config import ServeConfig
 from serve.keys import read_keys
 
-_APPLICATION = "rayapp"
+APPLICATION = "rayapp"
 
 
 def resolve_model(config: ServeConfig, home: Path) -> Path:
@@ -32,19 +32,20 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
 
     Raises `UserError` where the port is in use, there is no such model, or no room for so many replicas.
     """
-    from ray.serve import delete, run, shutdown, start, status
+    from ray.serve import delete, shutdown, start, status
 
-    from serve.app import INGRESS_CPUS, build
+    from serve.app import INGRESS_CPUS
 
     model = resolve_model(config, home)
     if config.keys_file:
         read_keys(config.keys_file)  # a bad one is said here, not by a replica that does not start
         config = config.model_copy(update={"keys_file": config.keys_file.absolute()})
     require_free_port(config.host, config.port)
+    most = config.scaling.max_replicas
     require_room(
-        config.replicas * config.cpus_per_replica + INGRESS_CPUS,
-        config.replicas * config.gpus_per_replica,
-        f"lower replicas ({config.replicas})",
+        most * config.cpus_per_replica + config.ingresses * INGRESS_CPUS,
+        most * config.gpus_per_replica,
+        f"lower scaling.max_replicas ({most})",
     )
     logging.getLogger("ray.serve").addFilter(_is_error)  # start() sets the level anew
     start(
@@ -52,13 +53,22 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
         logging_config={"enable_access_log": False, "log_level": "ERROR"},
     )
     try:
-        run(build(config, model), name=_APPLICATION, route_prefix="/")
+        deploy(config, model)
         yield f"http://{config.host}:{config.port}/v1"
     finally:
-        if set(status().applications) - {_APPLICATION}:
-            delete(_APPLICATION)  # others' on the same cluster go on
+        if set(status().applications) - {APPLICATION}:
+            delete(APPLICATION)  # others' on the same cluster go on
         else:
             shutdown()
+
+
+def deploy(config: ServeConfig, model: Path) -> None:
+    """The application on a Serve that runs; one that is there already is replaced copy by copy, without a pause."""
+    from ray.serve import run
+
+    from serve.app import build
+
+    run(build(config, model), name=APPLICATION, route_prefix="/")
 
 
 def _is_error(record: logging.LogRecord) -> bool:

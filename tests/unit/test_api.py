@@ -35,6 +35,10 @@ class Listener:
         return Heard(" ".join(word.text for word in words), tuple(words))
 
 
+async def ready():
+    return True
+
+
 @pytest.fixture
 def listener():
     return Listener()
@@ -45,7 +49,7 @@ def ask(listener):
     """Sends a request to a server of its own; the file is named `file`, all else is form fields."""
 
     def send(file, settings=(), path=URL, recogniser=listener, **fields):
-        api = build_api(ServeConfig(**dict(settings)), recogniser)
+        api = build_api(ServeConfig(**dict(settings)), recogniser, ready)
 
         async def main():
             transport = httpx.ASGITransport(api, raise_app_exceptions=False)
@@ -56,6 +60,9 @@ def ask(listener):
         return asyncio.run(main())
 
     return send
+
+
+CUT = {"max_piece_seconds": 6}
 
 
 @pytest.fixture
@@ -83,30 +90,37 @@ def test_json_tells_the_text_and_how_long_the_audio_is(ask, speech, listener):
     assert told["text"].startswith("word0. word1.")
     assert told["usage"] == {"type": "duration", "seconds": 6.0}
     ((seconds, _, admitted),) = listener.given
-    assert seconds == pytest.approx(2.5, abs=0.5)  # the silence is not listened to
+    assert seconds == 6.0
     assert not admitted
     assert answer.headers["x-request-id"]
 
 
+def test_only_where_somebody_speaks_is_longer_audio_listened_to(ask, speech, listener):
+    ask(speech(3), CUT)
+    ((seconds, _, _),) = listener.given
+    assert seconds == pytest.approx(3.5, abs=0.5)
+
+
 def test_words_have_times_in_the_whole_audio_and_confidence(ask, speech):
-    told = ask(speech(), response_format="verbose_json", **{"timestamp_granularities[]": ["word", "segment"]}).json()
-    assert told["duration"] == 6.0
+    granularities = {"timestamp_granularities[]": ["word", "segment"]}
+    told = ask(speech(3), CUT, response_format="verbose_json", **granularities).json()
+    assert told["duration"] == 7.0
     assert told["words"][0]["word"] == "word0."
     assert told["words"][0]["start"] == pytest.approx(1.8, abs=0.3)
     assert [word["uncertain"] for word in told["words"]][:2] == [True, False]
     segment = told["segments"][0]
     assert set(segment) >= {"id", "seek", "start", "end", "text", "tokens", "temperature", "avg_logprob"}
     assert segment["text"] == "word0."
-    alone = ask(speech(), response_format="verbose_json").json()
+    alone = ask(speech(3), CUT, response_format="verbose_json").json()
     assert "words" not in alone
     assert alone["segments"] == told["segments"]
 
 
 def test_subtitles(ask, speech):
-    srt = ask(speech(), response_format="srt").text
+    srt = ask(speech(3), CUT, response_format="srt").text
     assert srt.startswith("1\n00:00:01,")
     assert "\n\n2\n00:00:02," in srt
-    vtt = ask(speech(), response_format="vtt")
+    vtt = ask(speech(3), CUT, response_format="vtt")
     assert vtt.text.startswith("WEBVTT\n\n00:00:01.")
     assert vtt.headers["content-type"].startswith("text/vtt")
     assert ask(speech(), response_format="text").text.endswith(".\n")
@@ -196,7 +210,7 @@ def test_a_fault_behind_it_says_nothing_of_the_audio(speech):
     async def broken(samples, stream, admitted):
         raise RuntimeError("losartan")
 
-    api = build_api(ServeConfig(), broken)
+    api = build_api(ServeConfig(), broken, ready)
 
     async def main():
         transport = httpx.ASGITransport(api, raise_app_exceptions=False)
@@ -262,7 +276,7 @@ def test_one_request_too_many_at_a_time_is_turned_away(speech, listener):
         return Heard("heard")
 
     async def main():
-        transport = httpx.ASGITransport(build_api(ServeConfig(max_open_requests=1), listen))
+        transport = httpx.ASGITransport(build_api(ServeConfig(max_open_requests=1), listen, ready))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             ask = partial(client.post, URL, data={"model": "medical-asr"})
             first = asyncio.ensure_future(ask(files={"file": ("a.wav", speech())}))
@@ -286,7 +300,7 @@ def test_a_body_that_never_ends_is_cut_off_whatever_its_header_says(listener):
             yield bytes(100_000)
 
     async def main():
-        transport = httpx.ASGITransport(build_api(ServeConfig(max_upload_mb=1), listener), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(build_api(ServeConfig(max_upload_mb=1), listener, ready), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             headers = {"content-type": "multipart/form-data; boundary=b"}
             return await client.post(URL, content=endless(), headers=headers)
@@ -302,9 +316,27 @@ def test_a_client_that_sends_too_slowly_is_not_waited_for(listener):
         await asyncio.sleep(60)
 
     async def main():
-        api = build_api(ServeConfig(max_upload_seconds=0.1), listener)
+        api = build_api(ServeConfig(max_upload_seconds=0.1), listener, ready)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
             headers = {"content-type": "multipart/form-data; boundary=b"}
             return await client.post(URL, content=slow(), headers=headers)
 
     assert asyncio.run(main()).status_code == 408
+
+
+@pytest.mark.parametrize(("there", "status"), [(True, 200), (False, 503)])
+def test_readiness_is_that_of_the_recognisers_and_health_is_our_own(there, status):
+    async def is_ready():
+        return there
+
+    async def main():
+        transport = httpx.ASGITransport(build_api(ServeConfig(), Listener(), is_ready))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get("/readyz"), await client.get("/healthz")
+
+    readiness, health = asyncio.run(main())
+    assert (readiness.status_code, health.status_code) == (status, 200)
+
+
+def test_no_cache_keeps_an_answer(ask, speech):
+    assert ask(speech()).headers["cache-control"] == "no-store"

@@ -100,8 +100,11 @@ def test_a_request_without_a_key_is_turned_away_before_its_upload_is_taken_in(ke
     async def listen(samples, stream, admitted):
         raise AssertionError
 
+    async def ready():
+        return True
+
     async def main():
-        api = build_api(ServeConfig(keys_file=file), listen)
+        api = build_api(ServeConfig(keys_file=file), listen, ready)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
             form = {"content-type": "multipart/form-data; boundary=b"}
             refused = await client.post("/v1/audio/transcriptions", content=upload(), headers=form)
