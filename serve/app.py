@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.serve import Application, deployment, ingress
@@ -111,9 +112,10 @@ def build(config: ServeConfig, model: Path) -> Application:
     )
 
 
-def app(config: ServeConfig) -> Application:
+def app(settings: dict[str, Any]) -> Application:
     """The application for settings that `serve run` and `serve deploy` are given as arguments.
 
     Where it listens is theirs to say: `host` and `port` are not looked at.
     """
+    config = ServeConfig.model_validate(settings)
     return build(config, resolve_model(config, DEFAULT_HOME))

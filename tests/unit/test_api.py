@@ -300,7 +300,8 @@ def test_a_body_that_never_ends_is_cut_off_whatever_its_header_says(listener):
             yield bytes(100_000)
 
     async def main():
-        transport = httpx.ASGITransport(build_api(ServeConfig(max_upload_mb=1), listener, ready), raise_app_exceptions=False)
+        api = build_api(ServeConfig(max_upload_mb=1), listener, ready)
+        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             headers = {"content-type": "multipart/form-data; boundary=b"}
             return await client.post(URL, content=endless(), headers=headers)
@@ -340,3 +341,23 @@ def test_readiness_is_that_of_the_recognisers_and_health_is_our_own(there, statu
 
 def test_no_cache_keeps_an_answer(ask, speech):
     assert ask(speech()).headers["cache-control"] == "no-store"
+
+
+def test_serves_own_commands_start_the_application_with_the_settings_they_are_given(tmp_path):
+    from serve.app import app
+
+    (tmp_path / "model.nemo").touch()
+    application = app({"path": str(tmp_path / "model.nemo"), "allow_unreleased": True})
+    assert application._bound_deployment.name == "_Ingress"
+    with pytest.raises(ValueError, match="allow_unreleased"):
+        app({"path": str(tmp_path / "model.nemo")})
+
+
+@pytest.mark.parametrize(("queued", "copies"), [({}, 0), ({"a": 30.0}, 1), ({"a": 50.0, "b": 11.0}, 3)])
+def test_there_are_as_many_copies_as_have_enough_to_listen_to(queued, copies):
+    from types import SimpleNamespace
+
+    from serve.scaling import QUEUED_SECONDS, QueuedAudioPolicy
+
+    told = SimpleNamespace(aggregated_metrics={QUEUED_SECONDS: queued})
+    assert QueuedAudioPolicy(target_seconds=30)(told) == (copies, {})
