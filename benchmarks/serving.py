@@ -163,9 +163,10 @@ def our_server(model: Path) -> Iterator[str]:
     config = ServeConfig(path=model, allow_unreleased=True, port=free_port())
     os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"  # as on a cluster: Ray's own proxy takes twice the time of a request
     with ray_session("local"), tempfile.TemporaryDirectory() as home, serving(config, Path(home)) as url:
-        for name in ("Ingress", "ProxyActor", "haproxy", "HAProxyManager", "ServeController", "raylet", "gcs_server"):
+        for name in ("ProxyActor", "haproxy", "HAProxyManager", "ServeController", "raylet", "gcs_server"):
             pin(name, _others())
-        pin("RecogniserReplica", {RECOGNISER_CORE})
+        pin("Ingress", _others(), at_least=1)
+        pin("RecogniserReplica", {RECOGNISER_CORE}, at_least=1)
         yield url
 
 
@@ -191,11 +192,13 @@ def naive_server(model: Path) -> Iterator[str]:
         process.wait(30)
 
 
-def pin(name: str, cores: set[int]) -> None:
-    """Every thread of the processes that are called so."""
-    for process in psutil.process_iter(["cmdline"]):
-        if name not in " ".join(process.info["cmdline"] or []):
-            continue
+def pin(name: str, cores: set[int], *, at_least: int = 0) -> None:
+    """Every thread of our processes that are called so. Raises `RuntimeError` where there are too few."""
+    mine = psutil.Process().children(recursive=True)
+    found = [process for process in mine if name in " ".join(process.cmdline())]
+    if len(found) < at_least:
+        raise RuntimeError(f"no process is called {name}")
+    for process in found:
         for thread in Path(f"/proc/{process.pid}/task").iterdir():
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(int(thread.name), cores)

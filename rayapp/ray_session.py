@@ -18,8 +18,8 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    # A replica tells how much it has to do each second; Ray's own 10 are enough for a queue to double.
-    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    # HAProxy, where it is used, would else cut what is uploaded or listened to for longer than two minutes.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
 }
 """Read by Ray Serve when it is imported, in every process."""
 _ours = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Annotated, Any, Literal, TypeAlias
@@ -12,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from starlette.types import ASGIApp
 
 from rayapp.asr.long_audio import Cutting
-from rayapp.asr.recogniser import Heard, Word
+from rayapp.asr.recogniser import Heard, Phrases, Word
 from serve import formats
 from serve.config import ServeConfig
 from serve.errors import AnswerHeaders, ApiError, a_fault, install
@@ -22,6 +23,7 @@ from serve.upload_limits import UploadLimits
 
 ResponseFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
 _VAD_THRESHOLD = Cutting.threshold
+_MOST_PHRASES, _LONGEST_PHRASE, _PROMPTED_WORDS = 500, 100, 5
 
 
 @dataclasses.dataclass
@@ -31,7 +33,7 @@ class TranscriptionForm:
     file: Annotated[UploadFile, File(description="Audio of any usual format, 8–48 kHz.")]
     model: Annotated[str, Form()]
     language: Annotated[str | None, Form(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z]+)?$")] = None
-    prompt: Annotated[str | None, Form(description="Taken, and not used yet.")] = None
+    prompt: Annotated[str | None, Form(description="Its phrases of up to five words are likely to be said.")] = None
     response_format: Annotated[ResponseFormat, Form()] = "json"
     temperature: Annotated[float, Form(ge=0, le=1, description="Has no effect: decoding is greedy.")] = 0.0
     stream: Annotated[bool, Form()] = False
@@ -58,8 +60,11 @@ class TranscriptionForm:
             raise ApiError(400, f"{self.model} hears {config.language}, which is not among languages[]", "languages[]")
         if self.speakers or self.voices:
             raise ApiError(400, "speakers are not told apart; leave known_speaker_… out", "known_speaker_names[]")
-        if self.keywords:
-            raise ApiError(400, f"{self.model} cannot be told keywords[]; leave them out", "keywords[]")
+        if len(self.phrases) > _MOST_PHRASES:
+            raise ApiError(400, f"there are {len(self.phrases)} phrases; {_MOST_PHRASES} can be given", "keywords[]")
+        if longest := next((phrase for phrase in self.phrases if len(phrase) > _LONGEST_PHRASE), None):
+            message = f"a phrase has {len(longest)} characters; {_LONGEST_PHRASE} can be taken"
+            raise ApiError(400, message, "keywords[]")
         if self.response_format == "diarized_json":
             raise ApiError(
                 400,
@@ -74,6 +79,16 @@ class TranscriptionForm:
             raise ApiError(400, "include[]=logprobs needs response_format json", "include[]")
         if self.stream and self.response_format not in ("json", "text"):
             raise ApiError(400, f"stream needs response_format json or text, not {self.response_format}", "stream")
+
+    @property
+    def phrases(self) -> Phrases:
+        """What is likely to be said: the keywords, and what a prompt lists.
+
+        Sentences of a prompt are left out: their words are too common to be told.
+        """
+        listed = (" ".join(part.split()) for part in re.split(r"[,;:.\n]", self.prompt or ""))
+        short = (part for part in listed if len(part.split()) <= _PROMPTED_WORDS)
+        return tuple(dict.fromkeys(phrase for phrase in map(str.strip, (*self.keywords, *short)) if phrase))
 
     def cutting(self, config: ServeConfig) -> Cutting | None:
         """Where the client wants the audio cut; None where it does not care."""
@@ -100,7 +115,7 @@ def build_api(config: ServeConfig, recogniser: Recogniser, is_ready: Callable[[]
     @api.post("/v1/audio/transcriptions", response_model=None)
     async def transcribe(form: Annotated[TranscriptionForm, Depends()]) -> Response:
         form.check(config)
-        parts = ear.hear(form.file.file, form.cutting(config))
+        parts = ear.hear(form.file.file, form.cutting(config), form.phrases)
         if form.stream:
             first = await anext(parts)  # what is refused is refused by its status
             return StreamingResponse(_events(first, parts, form), media_type="text/event-stream")

@@ -10,28 +10,28 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from grpc.aio import AioRpcError
 from ray.exceptions import RayActorError
-from ray.serve import Application, deployment, ingress
+from ray.serve import Application, deployment, get_replica_context, ingress, status
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from rayapp.asr.recogniser import Heard
+from rayapp.asr.recogniser import Phrases
+from rayapp.errors import UserError
 from rayapp.tracking import DEFAULT_HOME
 from serve.api import build_api
 from serve.config import ServeConfig
 from serve.recogniser import RecogniserReplica
-from serve.run import resolve_model
+from serve.run import checked, resolve_model
 from serve.scaling import autoscaling
-from serve.transcription import Refusal, Samples
+from serve.transcription import Answer, Refusal, Samples
 
 INGRESS_CPUS = 0.1
 _MOST_AT_A_TIME = 512
 """Pieces in a replica, those that wait included: its batches are made of them. The queue's bound is in seconds."""
 _ROOM_SECONDS = 1.0
 """After which there may be room again."""
-_READY_SECONDS = 2.0
-"""In which a recogniser that is there answers."""
 _MOST_DEATHS = 1
 """Of recognisers, that a piece survives: it may be what they died of."""
 _DRAIN_SECONDS = 600.0
@@ -51,31 +51,28 @@ class _Ingress:
         return build_api(self._config, self._listen, self._is_ready)
 
     async def _is_ready(self) -> bool:
+        # The controller is asked: a recogniser that has all it can take would not answer in time.
         if not self._config.scaling.min_replicas:  # whoever asks wakes one up
             return True
-        try:
-            async with asyncio.timeout(_READY_SECONDS):
-                return bool(await self._handle.is_ready.remote())
-        except BackPressureError:  # it is there, and busy
-            return True
-        except (TimeoutError, RayActorError):
-            return False
+        application = get_replica_context().app_name
+        deployments = (await asyncio.to_thread(status)).applications[application].deployments
+        return bool(deployments[Recognisers.name].replica_states.get("RUNNING"))
 
-    async def _listen(self, samples: Samples, stream: str, admitted: bool) -> Heard | Refusal:
+    async def _listen(self, samples: Samples, stream: str, admitted: bool, phrases: Phrases) -> Answer:
         died = 0
         while True:
-            response = self._handle.transcribe.remote(samples, stream, admitted)
+            response = self._handle.transcribe.remote(samples, stream, admitted, phrases)
             try:
-                heard: Heard | Refusal = await response
+                heard: Answer = await response
             except BackPressureError:
                 if not admitted:
                     return Refusal(_ROOM_SECONDS)
                 await asyncio.sleep(_ROOM_SECONDS)  # whoever is let in is heard to the end
-            except RayActorError:
+            except (RayActorError, AioRpcError):
                 died += 1
                 if died > _MOST_DEATHS:
                     raise
-                _log.warning("a recogniser died while it listened; another one is asked")
+                _log.warning("a recogniser was lost while it listened; another one is asked")
             except asyncio.CancelledError:
                 response.cancel()
                 raise
@@ -95,6 +92,7 @@ Transcriptions = deployment(
     max_queued_requests=_MOST_AT_A_TIME,
     graceful_shutdown_timeout_s=_DRAIN_SECONDS,
     graceful_shutdown_wait_loop_s=_DRAIN_LOOK_SECONDS,
+    max_surge_percent=100,
 )(ingress()(_Ingress))
 
 
@@ -102,6 +100,7 @@ def build(config: ServeConfig, model: Path) -> Application:
     """The application for a model file that was resolved already."""
     recognisers = Recognisers.options(
         autoscaling_config=autoscaling(config.scaling),
+        max_surge_percent=100 if config.scaling.spare_copy else 0,
         ray_actor_options={
             "num_cpus": config.cpus_per_replica,
             "num_gpus": config.gpus_per_replica,
@@ -118,4 +117,9 @@ def app(settings: dict[str, Any]) -> Application:
     Where it listens is theirs to say: `host` and `port` are not looked at.
     """
     config = ServeConfig.model_validate(settings)
-    return build(config, resolve_model(config, DEFAULT_HOME))
+    if not (config.keys_file or config.allow_anonymous):
+        raise UserError(
+            "Serve listens where its http_options say, which may be reached from other machines: set keys_file, or "
+            "allow_anonymous: true where a gateway in front of it asks for keys"
+        )
+    return build(checked(config), resolve_model(config, DEFAULT_HOME))

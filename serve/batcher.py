@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from rayapp.asr.recogniser import Heard
+from rayapp.asr.recogniser import Heard, Phrases
 from rayapp.records import SAMPLE_RATE_HZ, Audio
 from serve.config import BatchingConfig
 
@@ -25,9 +25,14 @@ class OverloadError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+_FIRST_BATCH_SECONDS = 60.0
+"""Of audio, as long as nobody knows how fast the device is."""
+
+
 @dataclass(eq=False)
 class _Waiting:
     audio: Audio
+    phrases: Phrases
     seconds: float
     due: float
     """Its turn, in seconds of audio: of a stream that got less it comes sooner (self-clocked fair queueing)."""
@@ -42,8 +47,10 @@ class Batcher:
     waiting. What was cancelled is never run.
     """
 
-    def __init__(self, run: Callable[[Sequence[Audio]], list[Heard]], config: BatchingConfig) -> None:
-        """run: one `Heard` per audio; it is called from one thread alone."""
+    def __init__(
+        self, run: Callable[[Sequence[Audio], Sequence[Phrases]], list[Heard]], config: BatchingConfig
+    ) -> None:
+        """run: one `Heard` per audio, each of which comes with its phrases; it is called from one thread alone."""
         self._run, self._config = run, config
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._waiting: list[_Waiting] = []
@@ -67,9 +74,10 @@ class Batcher:
         """Of audio that waits or is listened to."""
         return self.queued_seconds + self._running_seconds
 
-    async def transcribe(self, audio: Audio, stream: str, *, admitted: bool = False) -> Heard:
+    async def transcribe(self, audio: Audio, stream: str, *, phrases: Phrases = (), admitted: bool = False) -> Heard:
         """What is heard in (samples,) float32 at 16 kHz.
 
+        phrases: what is likely to be said in it.
         admitted: more of a stream that was let in already is never turned away.
 
         Raises `OverloadError` where more is queued than the settings allow.
@@ -80,7 +88,7 @@ class Batcher:
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._serve())
         due = self._due[stream] = max(self._served, self._due.get(stream, 0.0)) + seconds
-        item = _Waiting(audio, seconds, due, time.monotonic(), asyncio.get_running_loop().create_future())
+        item = _Waiting(audio, phrases, seconds, due, time.monotonic(), asyncio.get_running_loop().create_future())
         self._waiting.append(item)
         self._work.set()
         try:
@@ -121,7 +129,8 @@ class Batcher:
 
     async def _on_device(self, batch: Sequence[_Waiting]) -> list[Heard]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._device, self._run, [item.audio for item in batch])
+        audio, phrases = [item.audio for item in batch], [item.phrases for item in batch]
+        return await loop.run_in_executor(self._device, self._run, audio, phrases)
 
     def _next(self) -> list[_Waiting]:
         """Whoever is due first, or has waited too long, and those with audio of about that length."""
@@ -132,11 +141,12 @@ class Batcher:
         if time.monotonic() - first.since < self._config.max_wait_seconds:
             first = min(self._waiting, key=lambda item: item.due)
         batch, longest, total = [first], first.seconds, first.seconds
+        most = self._rate * self._config.target_batch_time_seconds or _FIRST_BATCH_SECONDS
         for item in sorted(self._waiting, key=lambda item: (abs(item.seconds - first.seconds), item.due)):
             padded = max(longest, item.seconds) * (len(batch) + 1)
-            if item is first or padded > self._config.max_batch_seconds:
+            if item is first or padded > self._config.max_batch_seconds or total + item.seconds > most:
                 continue
-            if total + item.seconds < (1 - self._config.max_padding_share) * padded:
+            if total + item.seconds < (1 - (self._config.max_padding_share or 0.0)) * padded:
                 continue
             batch.append(item)
             longest, total = max(longest, item.seconds), total + item.seconds

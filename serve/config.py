@@ -14,13 +14,22 @@ class BatchingConfig(StepConfig):
     """How the requests of a replica share its device."""
 
     max_batch_seconds: float = Field(default=400, gt=0)
-    """Most seconds of audio in a batch, padding included."""
-    max_padding_share: float = Field(default=0.6, ge=0, lt=1)
-    """Most of a batch that may be padding: audio of other lengths waits for its own batch."""
+    """Most seconds of audio in a batch, padding included: what fits into the device's memory."""
+    target_batch_time_seconds: float = Field(default=2, gt=0)
+    """No batch is meant to keep the device for longer: what comes meanwhile has to wait."""
+    max_padding_share: float | None = Field(default=None, ge=0, lt=1)
+    """Most of a batch that may be padding: audio of other lengths waits for its own batch. Unset, it is 0.25 on a GPU,
+    and all there is on a CPU, where padding costs nothing."""
     max_wait_seconds: float = Field(default=5, ge=0)
     """Who has waited so long is next, whoever else is there."""
     max_queued_seconds: float = Field(default=1200, gt=0)
     """With so much audio in the queue of a replica, new requests are turned away with 429."""
+
+    def on(self, device: str) -> Self:
+        """The settings for a device, `cpu` or `cuda`, with nothing left open."""
+        if self.max_padding_share is not None:
+            return self
+        return self.model_copy(update={"max_padding_share": 0.25 if device == "cuda" else 1.0})
 
 
 class ScalingConfig(StepConfig):
@@ -30,12 +39,15 @@ class ScalingConfig(StepConfig):
     """Copies that are always there; with 0, whoever comes first after a pause waits until the model is loaded."""
     max_replicas: int = Field(default=1, ge=1)
     """Copies when there is much to do."""
-    target_queued_seconds: float = Field(default=120, gt=0)
+    target_pending_seconds: float = Field(default=600, gt=0)
     """Of audio that waits or is listened to, for each copy: with more, another one is started."""
     upscale_delay_seconds: float = Field(default=5, ge=0)
     """For which there must be too much to do before a copy is started."""
     downscale_delay_seconds: float = Field(default=300, ge=0)
-    """For which there must be too little to do before one is stopped."""
+    """For which there must be too little to do before some are stopped."""
+    spare_copy: bool = True
+    """When the application is deployed anew, new copies are loaded before old ones go, which takes room for both.
+    Without it, requests wait for the new model."""
 
     @model_validator(mode="after")
     def _no_more_than_the_most(self) -> Self:

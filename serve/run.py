@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rayapp.errors import UserError
@@ -26,6 +26,14 @@ def resolve_model(config: ServeConfig, home: Path) -> Path:
     return Registry(home).resolve(config.model_name, config.alias)
 
 
+def checked(config: ServeConfig) -> ServeConfig:
+    """With the file of keys as replicas find it. A bad one is said here, not by a replica that does not start."""
+    if not config.keys_file:
+        return config
+    read_keys(config.keys_file)
+    return config.model_copy(update={"keys_file": config.keys_file.absolute()})
+
+
 @contextmanager
 def serving(config: ServeConfig, home: Path) -> Iterator[str]:
     """The application, ready, for the length of the block; yields the base URL for an OpenAI client.
@@ -37,9 +45,7 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
     from serve.app import INGRESS_CPUS
 
     model = resolve_model(config, home)
-    if config.keys_file:
-        read_keys(config.keys_file)  # a bad one is said here, not by a replica that does not start
-        config = config.model_copy(update={"keys_file": config.keys_file.absolute()})
+    config = checked(config)
     require_free_port(config.host, config.port)
     most = config.scaling.max_replicas
     require_room(
@@ -57,13 +63,14 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
         yield f"http://{config.host}:{config.port}/v1"
     finally:
         if set(status().applications) - {APPLICATION}:
-            delete(APPLICATION)  # others' on the same cluster go on
+            with suppress(TimeoutError):  # what it still listens to may take longer: it goes by itself
+                delete(APPLICATION)  # others' on the same cluster go on
         else:
             shutdown()
 
 
 def deploy(config: ServeConfig, model: Path) -> None:
-    """The application on a Serve that runs; one that is there already is replaced copy by copy, without a pause."""
+    """The application on a Serve that runs, in place of one that is there already; no request fails meanwhile."""
     from ray.serve import run
 
     from serve.app import build

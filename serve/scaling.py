@@ -1,6 +1,6 @@
 """How many copies of the recogniser there should be: as many as have enough to listen to.
 
-Ray counts requests. A request may be a second of audio or a piece of an hour, so replicas count seconds.
+Ray counts requests. One may be a second of audio or half a minute, so replicas count seconds.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingP
 
 from serve.config import ScalingConfig
 
-QUEUED_SECONDS = "queued_audio_seconds"
-"""What a replica tells of itself."""
+PENDING_SECONDS = "pending_audio_seconds"
+"""What a replica tells of itself: how much audio waits in it or is listened to."""
 _REPORT_SECONDS, _LOOK_BACK_SECONDS = 1.0, 5.0
 
 
-class QueuedAudioPolicy:
+class PendingAudioPolicy:
     """So many replicas that each has no more than its target. Ray keeps the bounds and the delays."""
 
     def __init__(self, target_seconds: float) -> None:
         self.target_seconds = target_seconds
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        told = (context.aggregated_metrics or {}).get(QUEUED_SECONDS, {})
+        told = (context.aggregated_metrics or {}).get(PENDING_SECONDS, {})
         return math.ceil(sum(told.values()) / self.target_seconds), {}
 
 
@@ -37,6 +37,6 @@ def autoscaling(config: ScalingConfig) -> AutoscalingConfig:
         metrics_interval_s=_REPORT_SECONDS,
         look_back_period_s=_LOOK_BACK_SECONDS,
         policy=AutoscalingPolicy(
-            policy_function=QueuedAudioPolicy, policy_kwargs={"target_seconds": config.target_queued_seconds}
+            policy_function=PendingAudioPolicy, policy_kwargs={"target_seconds": config.target_pending_seconds}
         ),
     )

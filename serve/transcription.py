@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayapp.asr.long_audio import Cutting, Joiner, Piece, pieces_in_turns, whole
-from rayapp.asr.recogniser import Heard
+from rayapp.asr.recogniser import Heard, Phrases
 from rayapp.audio.stream import decoded
 from rayapp.errors import UserError
 from rayapp.records import SAMPLE_RATE_HZ, Audio
@@ -36,13 +36,21 @@ class Refusal(NamedTuple):
     retry_after_seconds: float
 
 
+class PhrasesRefused(NamedTuple):
+    """The recogniser cannot be told what is likely to be said."""
+
+
+Answer: TypeAlias = Heard | Refusal | PhrasesRefused
+
+
 class Recogniser(Protocol):
     """What listens, in this process or another."""
 
-    def __call__(self, samples: Samples, stream: str, admitted: bool) -> Awaitable[Heard | Refusal]:
+    def __call__(self, samples: Samples, stream: str, admitted: bool, phrases: Phrases) -> Awaitable[Answer]:
         """samples: (samples,) int16 at 16 kHz, half of what float32 would take between processes.
 
         stream: alike for the pieces of one request. admitted: whether one of them was let in already.
+        phrases: what is likely to be said.
         """
         ...
 
@@ -55,19 +63,22 @@ class Ear:
         self._cutting = Cutting(max_seconds=config.max_piece_seconds)
         self._decoders = ThreadPoolExecutor(config.decoders, thread_name_prefix="decoder")
 
-    async def hear(self, file: BinaryIO, cutting: Cutting | None = None) -> AsyncIterator[Heard | float]:
+    async def hear(
+        self, file: BinaryIO, cutting: Cutting | None = None, phrases: Phrases = ()
+    ) -> AsyncIterator[Heard | float]:
         """What is said, in order, as soon as it is certain; last of all, how many seconds the audio has.
 
-        cutting: where the audio is cut; without it, as the settings have it.
+        cutting: where the audio is cut; without it, as the settings have it. phrases: what is likely to be said.
 
-        Raises `ApiError` for what is no audio, or is too long, and where the queue is full.
+        Raises `ApiError` for what is no audio, or is too long, where the queue is full, and for phrases that the
+        recogniser cannot be told.
         """
         source, joiner, stream = _Source(file, self._config, cutting or self._cutting), Joiner(), uuid.uuid4().hex
-        waiting: deque[tuple[Piece, asyncio.Task[Heard | Refusal]]] = deque()
+        waiting: deque[tuple[Piece, asyncio.Task[Answer]]] = deque()
         admitted = False
         try:
             while (piece := await self._next(source)) is not None:
-                waiting.append((piece, asyncio.ensure_future(self._listen(piece.audio, stream, admitted))))
+                waiting.append((piece, asyncio.ensure_future(self._listen(piece.audio, stream, admitted, phrases))))
                 if not admitted:  # whoever is let in is heard to the end
                     yield joiner.add(*await _first(waiting))
                     admitted = True
@@ -92,8 +103,8 @@ class Ear:
             raise ApiError(400, str(error), "file") from None
         return found if isinstance(found, Piece) else None
 
-    async def _listen(self, audio: Audio, stream: str, admitted: bool) -> Heard | Refusal:
-        return await self._recogniser((audio * 32767).astype(np.int16), stream, admitted)
+    async def _listen(self, audio: Audio, stream: str, admitted: bool, phrases: Phrases) -> Answer:
+        return await self._recogniser((audio * 32767).astype(np.int16), stream, admitted, phrases)
 
 
 class _Source:
@@ -118,12 +129,14 @@ class _Source:
             yield block
 
 
-async def _first(waiting: deque[tuple[Piece, asyncio.Task[Heard | Refusal]]]) -> tuple[Piece, Heard]:
+async def _first(waiting: deque[tuple[Piece, asyncio.Task[Answer]]]) -> tuple[Piece, Heard]:
     piece, task = waiting[0]
     heard = await task
     waiting.popleft()
     if isinstance(heard, Refusal):
         raise busy(heard.retry_after_seconds)
+    if isinstance(heard, PhrasesRefused):
+        raise ApiError(400, "the model cannot be told what is likely to be said; leave keywords[] out", "keywords[]")
     return piece, heard
 
 

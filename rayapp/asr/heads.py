@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from rayapp.asr.recogniser import Word
+from rayapp.asr.boosting import BoostedDecoding
+from rayapp.asr.recogniser import Phrases, Word
 from rayapp.asr.tdt_loss import TDTLoss, rnnt_loss
 from rayapp.errors import UserError
 
@@ -49,8 +51,15 @@ class Head(Protocol):
         """Of each utterance, the best token at each moment."""
         ...
 
-    def pieces(self, encoded: Tensor, encoded_lengths: Tensor) -> list[tuple[str, list[Piece]]]:
-        """The same texts, each with the pieces that it consists of."""
+    takes_phrases: bool
+
+    def pieces(
+        self, encoded: Tensor, encoded_lengths: Tensor, phrases: Sequence[Phrases] = ()
+    ) -> list[tuple[str, list[Piece]]]:
+        """The texts, each with the pieces that it consists of.
+
+        phrases: as of `rayapp.asr.recogniser.Recogniser.transcribe`; none where `takes_phrases` is false.
+        """
         ...
 
 
@@ -72,6 +81,8 @@ def make_head(model: Any) -> Head:
 
 class TransducerHead:
     """RNN-T or TDT."""
+
+    takes_phrases = True
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -104,9 +115,19 @@ class TransducerHead:
         heard = self._texts.rnnt_decoder_predictions_tensor(encoded, encoded_lengths, return_hypotheses=True)
         return [hypothesis.text for hypothesis in heard]
 
-    def pieces(self, encoded: Tensor, encoded_lengths: Tensor) -> list[tuple[str, list[Piece]]]:
-        heard = self._pieces.rnnt_decoder_predictions_tensor(encoded, encoded_lengths, return_hypotheses=True)
+    def pieces(
+        self, encoded: Tensor, encoded_lengths: Tensor, phrases: Sequence[Phrases] = ()
+    ) -> list[tuple[str, list[Piece]]]:
+        if any(phrases):
+            heard = self._boosted.hypotheses(encoded, encoded_lengths, phrases)
+        else:
+            heard = self._pieces.rnnt_decoder_predictions_tensor(encoded, encoded_lengths, return_hypotheses=True)
         return [(hypothesis.text, list(self._pieces_of(hypothesis))) for hypothesis in heard]
+
+    @cached_property
+    def _boosted(self) -> BoostedDecoding:
+        """Made when it is asked for: it keeps tables of 80 MB."""
+        return BoostedDecoding(self.model, _greedy(self.model.cfg.decoding, confidence=True))
 
     def _pieces_of(self, hypothesis: Any) -> Iterable[Piece]:
         """The frames at which the tokens were emitted; each lasts as long as a TDT model says, or one frame."""
@@ -129,6 +150,8 @@ class TransducerHead:
 class CTCHead:
     """Connectionist temporal classification, by a decoder of its own on the encoder."""
 
+    takes_phrases = False
+
     def __init__(self, model: Any) -> None:
         self.model = model
         self._texts, self._pieces = (self._decoding(confidence=confidence) for confidence in (False, True))
@@ -139,7 +162,10 @@ class CTCHead:
     def texts(self, encoded: Tensor, encoded_lengths: Tensor) -> list[str]:
         return [hypothesis.text for hypothesis in self._heard(self._texts, encoded, encoded_lengths)]
 
-    def pieces(self, encoded: Tensor, encoded_lengths: Tensor) -> list[tuple[str, list[Piece]]]:
+    def pieces(
+        self, encoded: Tensor, encoded_lengths: Tensor, phrases: Sequence[Phrases] = ()
+    ) -> list[tuple[str, list[Piece]]]:
+        assert not any(phrases)
         heard = self._heard(self._pieces, encoded, encoded_lengths)
         return [(hypothesis.text, list(self._pieces_of(hypothesis))) for hypothesis in heard]
 

@@ -22,13 +22,13 @@ from torch.utils.checkpoint import checkpoint
 from rayapp.asr.batching import alike
 from rayapp.asr.heads import Head, Labels, make_head, words
 from rayapp.asr.phonemes import SLICE_SECONDS, PhonemeLoss
-from rayapp.asr.recogniser import Heard
+from rayapp.asr.recogniser import Heard, Phrases
 from rayapp.asr.tokeniser import PieceTokeniser
 from rayapp.errors import UserError
 from rayapp.records import SAMPLE_RATE_HZ, Audio
 
-_ENCODED_ON_CPU = 32 * SAMPLE_RATE_HZ
-"""Samples at a time, padding included."""
+_MOST_SAMPLES_ON_CPU = 32 * SAMPLE_RATE_HZ
+"""Encoded at a time, padding included."""
 
 
 class NemoRecogniser:
@@ -71,6 +71,10 @@ class NemoRecogniser:
     def tokeniser(self) -> PieceTokeniser:
         each = getattr(self.model.tokenizer, "tokenizers_dict", {"": self.model.tokenizer}).values()
         return PieceTokeniser([tokenizer.tokenizer.serialized_model_proto() for tokenizer in each])
+
+    @property
+    def takes_phrases(self) -> bool:
+        return self.head.takes_phrases
 
     def learn_phonemes(self, count: int, weight: float) -> None:
         slices_per_frame = round(self._frame_seconds / SLICE_SECONDS)
@@ -125,9 +129,15 @@ class NemoRecogniser:
         encoder.train(training)
 
     @torch.no_grad()  # not inference_mode: the tables of positions may grow here, and training goes on with them
-    def transcribe(self, audio: Sequence[Audio], *, times: bool = False) -> list[Heard]:
+    def transcribe(
+        self, audio: Sequence[Audio], *, times: bool = False, phrases: Sequence[Phrases] = ()
+    ) -> list[Heard]:
         self.model.eval()
-        heard = iter(self._heard([samples for samples in audio if len(samples)], times))
+        if any(phrases) and not self.takes_phrases:
+            raise UserError("phrases can be given to transducers alone; this model has CTC")
+        spoken = [index for index, samples in enumerate(audio) if len(samples)]
+        likely = [self._writable(phrases[index]) for index in spoken] if any(phrases) else []
+        heard = iter(self._heard([audio[index] for index in spoken], times, likely))
         return [next(heard) if len(samples) else Heard("") for samples in audio]
 
     def save(self, path: Path) -> None:
@@ -144,14 +154,25 @@ class NemoRecogniser:
         with quiet_nemo():
             self.model.export(str(path.absolute()))
 
-    def _heard(self, audio: Sequence[Audio], times: bool) -> list[Heard]:
+    def _heard(self, audio: Sequence[Audio], times: bool, phrases: Sequence[Phrases]) -> list[Heard]:
         """audio: none of it empty."""
         if not audio:
             return []
         encoded, lengths = self._encoded(audio)
-        if not times:
+        if not times and not phrases:
             return [Heard(text) for text in self.head.texts(encoded, lengths)]
-        return [Heard(text, words(pieces, self._frame_seconds)) for text, pieces in self.head.pieces(encoded, lengths)]
+        heard = self.head.pieces(encoded, lengths, phrases)
+        return [Heard(text, words(pieces, self._frame_seconds) if times else ()) for text, pieces in heard]
+
+    def _writable(self, phrases: Phrases) -> Phrases:
+        """As the model writes them: many know no capitals. What it has no tokens for it will never write."""
+        forms = ((phrase, phrase.lower()) for phrase in phrases if phrase.strip())
+        known = (next((form for form in each if self._can_write(form)), "") for each in forms)
+        return tuple(filter(None, known))
+
+    def _can_write(self, phrase: str) -> bool:
+        tokenizer = self.model.tokenizer
+        return bool(tokenizer.ids_to_text(tokenizer.text_to_ids(phrase)).split() == phrase.split())
 
     def _encoded(self, audio: Sequence[Audio]) -> tuple[Tensor, Tensor]:
         """(batch, width, frames) and (batch,) int64 of the whole batch, which a CPU encodes a part at a time.
@@ -160,12 +181,13 @@ class NemoRecogniser:
         one as for many. The encoder's activations, however, soon leave a CPU's cache.
         """
         lengths = [len(samples) for samples in audio]
-        together = _ENCODED_ON_CPU if self._device.type == "cpu" else max(lengths) * len(lengths)
+        on_cpu = self._device.type == "cpu"
+        groups = alike(lengths, _MOST_SAMPLES_ON_CPU) if on_cpu else [list(range(len(audio)))]
         parts: dict[int, tuple[Tensor, Tensor]] = {}
-        for indices in alike(lengths, together):
+        for indices in groups:
             signal = pad_sequence([torch.from_numpy(audio[i].copy()) for i in indices], batch_first=True)
-            heard = torch.tensor([lengths[i] for i in indices], device=self._device)
-            encoded, frames = encode(self.model, signal.to(self._device), heard)
+            samples = torch.tensor([lengths[i] for i in indices], device=self._device)
+            encoded, frames = encode(self.model, signal.to(self._device), samples)
             parts |= zip(indices, zip(encoded.transpose(1, 2), frames, strict=True), strict=True)
         encodings, counts = zip(*(parts[index] for index in range(len(audio))), strict=True)
         return pad_sequence(list(encodings), batch_first=True).transpose(1, 2), torch.stack(counts)

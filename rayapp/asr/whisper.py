@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rayapp.asr.adapters import ADAPTER_CONFIG, Adaptable
-from rayapp.asr.recogniser import Heard, Tokeniser, Word
+from rayapp.asr.recogniser import Heard, Phrases, Tokeniser, Word
 from rayapp.asr.resolve import WHISPER_COPIES, WHISPER_FILES, is_on_hub
 from rayapp.errors import RejectedError, UserError
 from rayapp.records import Audio
@@ -138,13 +138,19 @@ class WhisperRecogniser(Adaptable):
         layers = (layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer))
         return sum(layer.gradient_checkpointing for layer in layers)
 
+    takes_phrases = False
+
     @torch.inference_mode()
-    def transcribe(self, audio: Sequence[Audio], *, times: bool = False) -> list[Heard]:
+    def transcribe(
+        self, audio: Sequence[Audio], *, times: bool = False, phrases: Sequence[Phrases] = ()
+    ) -> list[Heard]:
         """Audio above `max_seconds` is decoded piece by piece, by transformers' long-form generation.
 
         times: words have the mean probability of their tokens as confidence, and times from the attention of the
             model's alignment heads; a model without such heads gives no words.
         """
+        if any(phrases):
+            raise UserError("phrases can be given to NeMo's transducers alone, not to a Whisper")
         self.module.eval()
         heard: dict[int, Heard] = {}
         short = [index for index, samples in enumerate(audio) if len(samples) <= self.module.log_mel.samples]

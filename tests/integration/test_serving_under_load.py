@@ -17,7 +17,7 @@ from serve.run import APPLICATION, deploy, free_port, serving
 pytestmark = pytest.mark.slow
 
 PATIENCE_SECONDS = 120
-SCALING = ScalingConfig(max_replicas=3, target_queued_seconds=30, upscale_delay_seconds=0.5, downscale_delay_seconds=3)
+SCALING = ScalingConfig(max_replicas=3, target_pending_seconds=20, upscale_delay_seconds=0.5, downscale_delay_seconds=3)
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +104,15 @@ def test_load_takes_the_copies_from_one_to_three_and_back_without_a_failed_reque
 
 
 def test_a_copy_that_dies_under_load_costs_no_request(url, recording):
-    with load(url, recording, 2) as answers:
-        wait_until(lambda: len(answers) > 2)
-        victim, *_ = processes().values()
-        victim.kill()
+    with load(url, recording, 8) as answers:
+        wait_until(lambda: replicas().get("RUNNING", 0) > 1)
         before = len(answers)
-        wait_until(lambda: len(answers) > before + 4)
+        wait_until(lambda: len(answers) > before + 8)
+        for victim in processes().values():
+            victim.kill()
+            break
+        after = len(answers)
+        wait_until(lambda: len(answers) > after + 16)
     assert set(answers) == {200}
 
 

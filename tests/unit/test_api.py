@@ -9,10 +9,11 @@ import pytest
 import soundfile
 
 from rayapp.asr.recogniser import Heard, Word
+from rayapp.errors import UserError
 from rayapp.records import SAMPLE_RATE_HZ
 from serve.api import build_api
 from serve.config import ServeConfig
-from serve.transcription import Ear, Refusal
+from serve.transcription import Ear, PhrasesRefused, Refusal
 
 URL = "/v1/audio/transcriptions"
 
@@ -21,9 +22,10 @@ class Listener:
     """Hears as many words as there are seconds; remembers what it was given."""
 
     def __init__(self):
-        self.given, self.answers = [], []
+        self.given, self.answers, self.phrases = [], [], []
 
-    async def __call__(self, samples, stream, admitted):
+    async def __call__(self, samples, stream, admitted, phrases):
+        self.phrases.append(phrases)
         self.given.append((len(samples) / SAMPLE_RATE_HZ, stream, admitted))
         assert samples.dtype == np.int16
         if self.answers:
@@ -163,7 +165,8 @@ def test_silence_is_not_listened_to(ask, listener):
         ({"include[]": "logprobs", "response_format": "text"}, 400, "include[]", "needs response_format json"),
         ({"languages[]": ["fr", "de"]}, 400, "languages[]", "hears en"),
         ({"known_speaker_names[]": "ann"}, 400, "known_speaker_names[]", "are not told apart"),
-        ({"keywords[]": "losartan"}, 400, "keywords[]", "cannot be told"),
+        ({"keywords[]": "a" * 101}, 400, "keywords[]", "101 characters"),
+        ({"keywords[]": [f"{n}" for n in range(501)]}, 400, "keywords[]", "501 phrases"),
         ({"temperature": "2"}, 400, "temperature", "less than or equal to 1"),
         ({"stream": "true", "response_format": "srt"}, 400, "stream", "json or text"),
         ({"chunking_strategy": "never"}, 400, "chunking_strategy", "Input should be 'auto'"),
@@ -207,7 +210,7 @@ def test_a_full_queue_is_answered_by_429_streams_too(ask, speech, listener):
 
 
 def test_a_fault_behind_it_says_nothing_of_the_audio(speech):
-    async def broken(samples, stream, admitted):
+    async def broken(samples, stream, admitted, phrases):
         raise RuntimeError("losartan")
 
     api = build_api(ServeConfig(), broken, ready)
@@ -226,10 +229,10 @@ def test_a_fault_behind_it_says_nothing_of_the_audio(speech):
 
 def test_a_fault_in_the_middle_of_a_stream_is_told(ask, speech, listener):
     class Dies(Listener):
-        async def __call__(self, samples, stream, admitted):
+        async def __call__(self, samples, stream, admitted, phrases):
             if admitted:
                 raise RuntimeError("losartan")
-            return await super().__call__(samples, stream, admitted)
+            return await super().__call__(samples, stream, admitted, phrases)
 
     answer = ask(speech(20), {"max_piece_seconds": 8}, recogniser=Dies(), stream="true")
     first, *_, last = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
@@ -242,7 +245,7 @@ def test_who_hangs_up_is_not_listened_to_any_more(speech):
     """The pieces that are on their way are cancelled, and no more are sent."""
     started, cancelled = [], []
 
-    async def listen(samples, stream, admitted):
+    async def listen(samples, stream, admitted, phrases):
         started.append(stream)
         if not admitted:
             return Heard("", ())
@@ -271,7 +274,7 @@ def test_who_hangs_up_is_not_listened_to_any_more(speech):
 def test_one_request_too_many_at_a_time_is_turned_away(speech, listener):
     waits = asyncio.Event()
 
-    async def listen(samples, stream, admitted):
+    async def listen(samples, stream, admitted, phrases):
         await waits.wait()
         return Heard("heard")
 
@@ -347,8 +350,10 @@ def test_serves_own_commands_start_the_application_with_the_settings_they_are_gi
     from serve.app import app
 
     (tmp_path / "model.nemo").touch()
-    application = app({"path": str(tmp_path / "model.nemo"), "allow_unreleased": True})
-    assert application._bound_deployment.name == "_Ingress"
+    settings = {"path": str(tmp_path / "model.nemo"), "allow_unreleased": True}
+    assert app(settings | {"allow_anonymous": True})._bound_deployment.name == "_Ingress"
+    with pytest.raises(UserError, match="set keys_file, or allow_anonymous"):
+        app(settings)
     with pytest.raises(ValueError, match="allow_unreleased"):
         app({"path": str(tmp_path / "model.nemo")})
 
@@ -357,7 +362,60 @@ def test_serves_own_commands_start_the_application_with_the_settings_they_are_gi
 def test_there_are_as_many_copies_as_have_enough_to_listen_to(queued, copies):
     from types import SimpleNamespace
 
-    from serve.scaling import QUEUED_SECONDS, QueuedAudioPolicy
+    from serve.scaling import PENDING_SECONDS, PendingAudioPolicy
 
-    told = SimpleNamespace(aggregated_metrics={QUEUED_SECONDS: queued})
-    assert QueuedAudioPolicy(target_seconds=30)(told) == (copies, {})
+    told = SimpleNamespace(aggregated_metrics={PENDING_SECONDS: queued})
+    assert PendingAudioPolicy(target_seconds=30)(told) == (copies, {})
+
+
+def test_keywords_and_the_phrases_of_a_prompt_are_likely_to_be_said(ask, speech, listener):
+    prompt = "The patient takes many drugs every day: losartan, Metoprolol  succinate;\nlosartan."
+    answer = ask(speech(), prompt=prompt, **{"keywords[]": ["amiodarone", " "]})
+    assert answer.status_code == 200
+    assert listener.phrases == [("amiodarone", "losartan", "Metoprolol succinate")]
+
+
+def test_a_model_that_cannot_be_told_what_is_likely_says_so(ask, speech, listener):
+    listener.answers = [PhrasesRefused()]
+    answer = ask(speech(), **{"keywords[]": "losartan"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "keywords[]")
+
+
+class Handle:
+    """A handle of Ray Serve's whose calls end as they are told to."""
+
+    def __init__(self, *ends):
+        self.ends, self.transcribe = list(ends), self
+
+    def remote(self, *_):
+        return self
+
+    def __await__(self):
+        end = self.ends.pop(0)
+        if isinstance(end, Exception):
+            raise end
+        return end
+        yield  # makes it a generator
+
+
+@pytest.mark.parametrize("lost", ["dead", "unavailable", "broken"])
+def test_what_a_lost_recogniser_had_is_given_to_another_once(lost):
+    from grpc import StatusCode
+    from grpc.aio import AioRpcError, Metadata
+    from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+    from serve.app import _Ingress
+
+    death = {
+        "dead": ActorDiedError(),
+        "unavailable": ActorUnavailableError("gone", None),
+        "broken": AioRpcError(StatusCode.INTERNAL, Metadata(), Metadata()),
+    }[lost]
+    heard = Heard("hello")
+
+    def ask(*ends):
+        return asyncio.run(_Ingress(ServeConfig(), Handle(*ends))._listen(np.zeros(1, np.int16), "a", True, ()))
+
+    assert ask(death, heard) == heard
+    with pytest.raises(type(death)):
+        ask(death, death, heard)

@@ -17,7 +17,8 @@ class Device:
         self.short = False
         self.batches, self.threads, self.free, self.busy = [], set(), threading.Semaphore(0), threading.Event()
 
-    def __call__(self, audio):
+    def __call__(self, audio, phrases):
+        assert len(phrases) == len(audio)
         self.threads.add(threading.get_ident())
         self.busy.set()
         assert self.free.acquire(timeout=10)
@@ -39,7 +40,7 @@ def run(scenario, **settings):
     async def main():
         device = Device()
         try:
-            return await asyncio.wait_for(scenario(Batcher(device, BatchingConfig(**settings)), device), 20)
+            return await asyncio.wait_for(scenario(Batcher(device, BatchingConfig(**settings).on("cuda")), device), 20)
         finally:
             device.free.release(1000)
 

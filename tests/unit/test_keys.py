@@ -97,7 +97,7 @@ def test_a_request_without_a_key_is_turned_away_before_its_upload_is_taken_in(ke
             taken += 1
             yield bytes(10_000)
 
-    async def listen(samples, stream, admitted):
+    async def listen(samples, stream, admitted, phrases):
         raise AssertionError
 
     async def ready():

@@ -105,9 +105,8 @@ def loss_and_gradients(recogniser, batch, seed=1):
     return loss.detach(), gradients
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_learns_by_heart_and_hears_it_with_times_and_confidences(kind, build, batch, speech, tmp_path):
-    recogniser = build(kind)
+def learnt(recogniser, batch):
+    """By heart."""
     optimizer = torch.optim.AdamW(recogniser.module.parameters(), lr=3e-3)
     recogniser.module.train()
     for _ in range(110):
@@ -115,6 +114,12 @@ def test_each_kind_learns_by_heart_and_hears_it_with_times_and_confidences(kind,
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    return recogniser
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_learns_by_heart_and_hears_it_with_times_and_confidences(kind, build, batch, speech, tmp_path):
+    recogniser = learnt(build(kind), batch)
     audio = [samples for samples, *_ in speech]
     with_times = recogniser.transcribe(audio, times=True)
     assert [heard.text for heard in with_times] == list(SENTENCES)
@@ -359,3 +364,22 @@ def test_a_model_that_is_no_recogniser_is_refused(tmp_path):
         NemoRecogniser.load(tmp_path / "none.nemo")
     with pytest.raises(UserError, match="there is no recipe 'parakeet'; known: fastconformer_tdt_small, parakeet"):
         recipe("parakeet")
+
+
+def test_phrases_are_heard_more_readily_in_the_audio_that_they_are_given_for(build, batch, speech, monkeypatch):
+    recogniser = learnt(build("tdt"), batch)
+    audio = [samples for samples, *_ in speech]
+    plain = [heard.text for heard in recogniser.transcribe(audio)]
+    monkeypatch.setattr("rayapp.asr.boosting._WEIGHT", 20.0)
+    phrases = [("Water", "ünknown"), *[()] * (len(audio) - 1)]
+    first, *others = [heard.text for heard in recogniser.transcribe(audio, phrases=phrases)]
+    assert "water" in first
+    assert others == plain[1:]
+    assert [heard.text for heard in recogniser.transcribe(audio)] == plain
+
+
+def test_a_model_that_cannot_be_told_phrases_says_so(build):
+    recogniser = build("ctc")
+    assert not recogniser.takes_phrases
+    with pytest.raises(UserError, match="transducers alone"):
+        recogniser.transcribe([np.zeros(16000, np.float32)], phrases=[("losartan",)])
