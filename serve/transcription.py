@@ -136,7 +136,8 @@ async def _first(waiting: deque[tuple[Piece, asyncio.Task[Answer]]]) -> tuple[Pi
     if isinstance(heard, Refusal):
         raise busy(heard.retry_after_seconds)
     if isinstance(heard, PhrasesRefused):
-        raise ApiError(400, "the model cannot be told what is likely to be said; leave keywords[] out", "keywords[]")
+        message = "the model cannot be told what is likely to be said; leave keywords[] and prompt out"
+        raise ApiError(400, message, "keywords[]")
     return piece, heard
 
 

@@ -43,6 +43,9 @@ class Piece:
 class Head(Protocol):
     """encoded: (batch, width, frames). encoded_lengths: (batch,) int64."""
 
+    takes_phrases: bool
+    """Whether `pieces` can be told what is likely to be said."""
+
     def loss(self, encoded: Tensor, encoded_lengths: Tensor, labels: Labels) -> Tensor:
         """A scalar, reduced as the model's configuration says."""
         ...
@@ -50,8 +53,6 @@ class Head(Protocol):
     def texts(self, encoded: Tensor, encoded_lengths: Tensor) -> list[str]:
         """Of each utterance, the best token at each moment."""
         ...
-
-    takes_phrases: bool
 
     def pieces(
         self, encoded: Tensor, encoded_lengths: Tensor, phrases: Sequence[Phrases] = ()
