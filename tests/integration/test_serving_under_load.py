@@ -112,7 +112,7 @@ def test_an_update_under_load_costs_no_request(url, recording, config):
     with load(url, recording, 2) as answers:
         wait_until(lambda: len(answers) > 2)
         deploy(config.model_copy(update={"uncertain_below": 0.6, "cpus_per_replica": 0.25}), config.path)
-        wait_until(lambda: replicas() == {"RUNNING": 1} and not before & set(processes()))
+        wait_until(lambda: set(replicas()) == {"RUNNING"} and not before & set(processes()))
         updated = len(answers)
         wait_until(lambda: len(answers) > updated + 2)
     assert set(answers) == {200}
