@@ -12,7 +12,7 @@ from typing import Any
 from rayapp.errors import UserError
 
 OBJECT_STORE_BYTES = 1_000_000_000
-SERVE_ENVIRONMENT = {
+_SERVE_ENVIRONMENT = {
     # Requests go from process to process by gRPC, not as calls of actors, and stay in one event loop each: with short
     # ones, a third more of them in the same time.
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
@@ -49,7 +49,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     # How Serve's controller always ends: Ray reports it as a failure.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", r"ServeController\.graceful_shutdown failed")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    for name, value in SERVE_ENVIRONMENT.items():
+    for name, value in _SERVE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
     import ray.data
@@ -109,7 +109,7 @@ def worker_environment() -> dict[str, str]:
     return {
         "NEMO_LOG_LEVEL": "ERROR",
         "TQDM_DISABLE": "1",
-        **SERVE_ENVIRONMENT,
+        **_SERVE_ENVIRONMENT,
         # Keep freed memory: a training step on the CPU asks for the same large blocks again and again,
         # and fresh pages for them cost a tenth of its time.
         "MALLOC_MMAP_THRESHOLD_": str(32 << 20),

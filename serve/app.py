@@ -1,6 +1,6 @@
 """The application: an ingress that speaks OpenAI's API, and recognisers behind it.
 
-`serve run serve.app:app model_name=medical-asr` starts it where Ray is at home, and so does `serve deploy`.
+`serve deploy` starts it from `app`, and `rayapp serve` from `build`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -129,7 +130,7 @@ def test_openais_node_client(url, recording, tmp_path):
 def litellm(url, folder):
     """A proxy in an environment of its own, as its pins are not ours; yields its address and its key."""
     uv = shutil.which("uv") or str(HERE.parents[1] / ".uv/bin/uv")
-    fetched(uv, "venv", "--python", "3.11", str(folder / "venv"))
+    fetched(uv, "venv", "--python", sys.executable, str(folder / "venv"))
     fetched(uv, "pip", "install", "--no-config", "--python", str(folder / "venv/bin/python"), LITELLM)
     upstream = {"model": "openai/medical-asr", "api_base": url, "api_key": "any"}
     model = {
