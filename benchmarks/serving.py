@@ -157,10 +157,11 @@ async def load(url: str, files: Sequence[bytes], clients: int) -> tuple[float, l
 @contextlib.contextmanager
 def our_server(model: Path) -> Iterator[str]:
     from rayapp.ray_session import ray_session
-    from serve.config import ServeConfig
+    from serve.config import ModelConfig, ServeConfig
     from serve.run import free_port, serving
 
-    config = ServeConfig(path=model, allow_unreleased=True, port=free_port())
+    models = (ModelConfig(name="medical-asr", source=str(model)),)
+    config = ServeConfig(models=models, allow_unreleased=True, port=free_port())
     os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"  # as on a cluster: Ray's own proxy takes twice the time of a request
     with ray_session("local"), tempfile.TemporaryDirectory() as home, serving(config, Path(home)) as url:
         for name in ("ProxyActor", "haproxy", "HAProxyManager", "ServeController", "raylet", "gcs_server"):

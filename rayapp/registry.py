@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+from rayapp.asr.cache import kept
 from rayapp.errors import UserError
 from rayapp.tracking import open_client, tracked_run
 
@@ -189,19 +190,30 @@ class Registry:
 
     def resolve(self, name: str, alias: str = CHAMPION) -> Path:
         """The `.nemo` file or Whisper folder behind an alias. Raises `UserError` where there is none."""
+        return self.fetch(name, self.version_of(name, alias))
+
+    def version_of(self, name: str, alias: str) -> str:
+        """The version behind an alias. Raises `UserError` where there is none."""
         from mlflow.exceptions import MlflowException
 
         try:
-            version = self.client.get_model_version_by_alias(name, alias)
+            return str(self.client.get_model_version_by_alias(name, alias).version)
         except MlflowException:
             known = ", ".join(f"{m.name}@{a}" for m in self.list() for a in m.aliases) or "none yet"
             raise UserError(f"the registry has no model {name}@{alias}; known: {known}") from None
-        address = urlparse(version.source)
+
+    def fetch(self, name: str, version: str) -> Path:
+        """The `.nemo` file or Whisper folder of a version; from elsewhere it is fetched to this machine, once."""
+        source = self.client.get_model_version(name, version).source
+        address = urlparse(source)
         if address.scheme in ("", "file"):
             return Path(unquote(address.path))
         from mlflow.artifacts import download_artifacts
 
-        return Path(download_artifacts(version.source, tracking_uri=self.client.tracking_uri))
+        def fetch(folder: Path) -> Path:
+            return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=self.client.tracking_uri))
+
+        return kept([self.client.tracking_uri, name, version, source], fetch)
 
     def list(self) -> list[RegisteredModel]:
         """Every version, newest first within its name."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import Depends, FastAPI, File, Form, UploadFile
@@ -18,10 +19,13 @@ from serve import formats
 from serve.config import ServeConfig
 from serve.errors import AnswerHeaders, ApiError, a_fault, install
 from serve.keys import Authentication, read_keys
-from serve.transcription import Ear, Recogniser, all_of
+from serve.models import Catalogue, ServedModel
+from serve.transcription import Ear, Recognisers, all_of
 from serve.upload_limits import UploadLimits
 
 ResponseFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
+MODEL = "x-rayapp-model"
+"""Header that tells which version of a model listened."""
 _VAD_THRESHOLD = Cutting.threshold
 _MOST_PHRASES, _LONGEST_PHRASE, _PROMPTED_WORDS = 500, 100, 5
 
@@ -49,15 +53,17 @@ class TranscriptionForm:
     vad_padding_ms: Annotated[int, Form(alias="chunking_strategy[prefix_padding_ms]", ge=0, le=3000)] = 300
     vad_silence_ms: Annotated[int, Form(alias="chunking_strategy[silence_duration_ms]", ge=100, le=5000)] = 500
 
-    def check(self, config: ServeConfig) -> None:
-        """Raises `ApiError` for what this server cannot do: what is asked for is done, or refused."""
-        require_model(self.model, config)
-        if self.language and _language(self.language) != config.language:
+    def check(self, heard: str) -> None:
+        """Raises `ApiError` for what this server cannot do: what is asked for is done, or refused.
+
+        heard: the language that the model hears.
+        """
+        if self.language and _language(self.language) != heard:
             raise ApiError(
-                400, f"language {self.language!r} is not heard by {self.model}; it hears {config.language}", "language"
+                400, f"language {self.language!r} is not heard by {self.model}; it hears {heard}", "language"
             )
-        if self.languages and config.language not in [_language(each) for each in self.languages]:
-            raise ApiError(400, f"{self.model} hears {config.language}, which is not among languages[]", "languages[]")
+        if self.languages and heard not in [_language(each) for each in self.languages]:
+            raise ApiError(400, f"{self.model} hears {heard}, which is not among languages[]", "languages[]")
         if self.speakers or self.voices:
             raise ApiError(400, "speakers are not told apart; leave known_speaker_… out", "known_speaker_names[]")
         if len(self.phrases) > _MOST_PHRASES:
@@ -103,40 +109,48 @@ class TranscriptionForm:
         )
 
 
-def build_api(config: ServeConfig, recogniser: Recogniser, is_ready: Callable[[], Awaitable[bool]]) -> ASGIApp:
-    """The whole server, but for where it listens.
+def build_api(config: ServeConfig, catalogue: Catalogue, recognisers: Recognisers) -> ASGIApp:
+    """The whole server, but for where it listens."""
 
-    is_ready: whether somebody is there to listen.
-    """
-    api = FastAPI(title="rayapp", docs_url="/docs")
+    @asynccontextmanager
+    async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
+        following = asyncio.create_task(catalogue.follow(recognisers.prepare))
+        yield
+        following.cancel()
+
+    api = FastAPI(title="rayapp", docs_url="/docs", lifespan=lifespan)
     install(api)
-    ear = Ear(config, recogniser)
+    ear = Ear(config, recognisers)
 
     @api.post("/v1/audio/transcriptions", response_model=None)
     async def transcribe(form: Annotated[TranscriptionForm, Depends()]) -> Response:
-        form.check(config)
-        parts = ear.hear(form.file.file, form.cutting(config), form.phrases)
+        model = _named(form.model, catalogue)
+        form.check(model.language)
+        parts = ear.hear(form.file.file, model.id, form.cutting(config), form.phrases)
+        headers = {MODEL: model.id}
         if form.stream:
             first = await anext(parts)  # what is refused is refused by its status
-            return StreamingResponse(_events(first, parts, form), media_type="text/event-stream")
+            events = _events(first, parts, form)
+            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         heard, seconds = await all_of(parts)
-        return _answer(form, formats.Transcript(heard.text, heard.words, seconds, config.language), config)
+        answer = _answer(form, formats.Transcript(heard.text, heard.words, seconds, model.language), config)
+        answer.headers.update(headers)
+        return answer
 
     @api.post("/v1/audio/translations", response_model=None)
     async def translate(file: Annotated[UploadFile, File()], model: Annotated[str, Form()]) -> Response:
-        require_model(model, config)
+        _named(model, catalogue)
         raise ApiError(
             400, f"{model} writes what is said in the language it is said in; use /v1/audio/transcriptions", "model"
         )
 
     @api.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(config)]}
+        return {"object": "list", "data": [_told(each) for each in catalogue.current.values()]}
 
     @api.get("/v1/models/{model}")
     async def model(model: str) -> dict[str, Any]:
-        require_model(model, config)
-        return _model(config)
+        return _told(_named(model, catalogue))
 
     @api.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -144,7 +158,7 @@ def build_api(config: ServeConfig, recogniser: Recogniser, is_ready: Callable[[]
 
     @api.get("/readyz")
     async def readyz() -> dict[str, str]:
-        if not await is_ready():
+        if not await recognisers.is_ready():
             raise ApiError(503, "no recogniser is ready; try again in some seconds", None, "not_ready")
         return {"status": "ready"}
 
@@ -164,14 +178,23 @@ def _language(tag: str) -> str:
     return tag.lower().replace("_", "-").partition("-")[0]
 
 
-def require_model(model: str, config: ServeConfig) -> None:
-    if model != config.model_name:
-        message = f"model {model!r} does not exist; this server has {config.model_name}"
+def _named(name: str, catalogue: Catalogue) -> ServedModel:
+    """Raises `ApiError` for a model that is not served."""
+    if name not in catalogue.current:
+        message = f"model {name!r} does not exist; this server has {', '.join(catalogue.current)}"
         raise ApiError(404, message, "model", "model_not_found")
+    return catalogue.current[name]
 
 
-def _model(config: ServeConfig) -> dict[str, Any]:
-    return {"id": config.model_name, "object": "model", "created": 0, "owned_by": "rayapp"}
+def _told(model: ServedModel) -> dict[str, Any]:
+    """`version` is ours: which one the alias points to in the registry."""
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "rayapp",
+        "version": model.version or None,
+    }
 
 
 def _answer(form: TranscriptionForm, told: formats.Transcript, config: ServeConfig) -> Response:

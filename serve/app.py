@@ -22,8 +22,9 @@ from rayapp.errors import UserError
 from rayapp.tracking import DEFAULT_HOME
 from serve.api import build_api
 from serve.config import ServeConfig
+from serve.models import Catalogue, ServedModel
 from serve.recogniser import RecogniserReplica
-from serve.run import checked, resolve_model
+from serve.run import checked
 from serve.scaling import autoscaling
 from serve.transcription import Answer, Refusal, Samples
 
@@ -44,13 +45,17 @@ _log = logging.getLogger(__name__)
 class _Ingress:
     """Takes uploads in, and asks the recognisers."""
 
-    def __init__(self, config: ServeConfig, recogniser: DeploymentHandle) -> None:
-        self._config, self._handle = config, recogniser
+    def __init__(self, config: ServeConfig, home: Path, recognisers: DeploymentHandle) -> None:
+        self._config, self._home, self._handle = config, home, recognisers
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return build_api(self._config, self._listen, self._is_ready)
+        return build_api(self._config, Catalogue(self._config, self._home), self)
 
-    async def _is_ready(self) -> bool:
+    async def prepare(self, model: ServedModel) -> None:
+        """See `serve.transcription.Recognisers`, and so the others."""
+        await self._having(model.id).prepare.remote(model)
+
+    async def is_ready(self) -> bool:
         # The controller is asked: a recogniser that has all it can take would not answer in time.
         if not self._config.scaling.min_replicas:  # whoever asks wakes one up
             return True
@@ -58,10 +63,12 @@ class _Ingress:
         deployments = (await asyncio.to_thread(status)).applications[application].deployments
         return bool(deployments[Recognisers.name].replica_states.get("RUNNING"))
 
-    async def _listen(self, samples: Samples, stream: str, admitted: bool, phrases: Phrases) -> Answer:
+    async def transcribe(
+        self, model_id: str, samples: Samples, stream: str, admitted: bool, phrases: Phrases
+    ) -> Answer:
         died = 0
         while True:
-            response = self._handle.transcribe.remote(samples, stream, admitted, phrases)
+            response = self._having(model_id).transcribe.remote(samples, stream, admitted, phrases)
             try:
                 heard: Answer = await response
             except BackPressureError:
@@ -78,6 +85,10 @@ class _Ingress:
                 raise
             else:
                 return heard
+
+    def _having(self, model_id: str) -> DeploymentHandle:
+        """The recognisers, those first that have the model loaded."""
+        return self._handle.options(multiplexed_model_id=model_id)
 
 
 Recognisers = deployment(
@@ -96,8 +107,11 @@ Transcriptions = deployment(
 )(ingress()(_Ingress))
 
 
-def build(config: ServeConfig, model: Path) -> Application:
-    """The application for a model file that was resolved already."""
+def build(config: ServeConfig, home: Path) -> Application:
+    """The application for settings that were checked already.
+
+    home: folder of the registry, on every node, unless `MLFLOW_TRACKING_URI` names another one.
+    """
     recognisers = Recognisers.options(
         autoscaling_config=autoscaling(config.scaling),
         max_surge_percent=100 if config.scaling.spare_copy else 0,
@@ -105,9 +119,9 @@ def build(config: ServeConfig, model: Path) -> Application:
             "num_cpus": config.cpus_per_replica,
             "num_gpus": config.gpus_per_replica,
         },
-    ).bind(model.absolute(), "cuda" if config.gpus_per_replica else "cpu", config.batching)
+    ).bind(config, home.absolute())
     return Transcriptions.options(num_replicas=config.ingresses, ray_actor_options={"num_cpus": INGRESS_CPUS}).bind(
-        config, recognisers
+        config, home.absolute(), recognisers
     )
 
 
@@ -122,4 +136,4 @@ def app(settings: dict[str, Any]) -> Application:
             "Serve listens where its http_options say, which may be reached from other machines: set keys_file, or "
             "allow_anonymous: true where a gateway in front of it asks for keys"
         )
-    return build(checked(config), resolve_model(config, DEFAULT_HOME))
+    return build(checked(config, DEFAULT_HOME), DEFAULT_HOME)

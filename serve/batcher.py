@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias, TypeVar
 
 from rayapp.asr.recogniser import Heard, Phrases
 from rayapp.records import SAMPLE_RATE_HZ, Audio
@@ -25,12 +27,16 @@ class OverloadError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+Listener: TypeAlias = "Callable[[Sequence[Audio], Sequence[Phrases]], list[Heard]]"
+"""A model: one `Heard` per audio, each of which comes with its phrases."""
+_T = TypeVar("_T")
 _FIRST_BATCH_SECONDS = 60.0
 """Of audio, as long as nobody knows how fast the device is."""
 
 
 @dataclass(eq=False)
 class _Waiting:
+    listener: Listener
     audio: Audio
     phrases: Phrases
     seconds: float
@@ -44,14 +50,11 @@ class Batcher:
     """A queue in front of a device that one thread owns.
 
     Each stream, that is each request, gets its share: an hour of audio in a hundred pieces does not keep a short clip
-    waiting. What was cancelled is never run.
+    waiting. A batch is of one model. What was cancelled is never run.
     """
 
-    def __init__(
-        self, run: Callable[[Sequence[Audio], Sequence[Phrases]], list[Heard]], config: BatchingConfig
-    ) -> None:
-        """run: one `Heard` per audio, each of which comes with its phrases; it is called from one thread alone."""
-        self._run, self._config = run, config
+    def __init__(self, config: BatchingConfig) -> None:
+        self._config = config
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._waiting: list[_Waiting] = []
         self._due: dict[str, float] = {}
@@ -74,9 +77,12 @@ class Batcher:
         """Of audio that waits or is listened to."""
         return self.queued_seconds + self._running_seconds
 
-    async def transcribe(self, audio: Audio, stream: str, *, phrases: Phrases = (), admitted: bool = False) -> Heard:
+    async def transcribe(
+        self, listener: Listener, audio: Audio, stream: str, *, phrases: Phrases = (), admitted: bool = False
+    ) -> Heard:
         """What is heard in (samples,) float32 at 16 kHz.
 
+        listener: the model, which is called from the device's thread alone.
         phrases: what is likely to be said in it.
         admitted: more of a stream that was let in already is never turned away.
 
@@ -88,7 +94,8 @@ class Batcher:
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._serve())
         due = self._due[stream] = max(self._served, self._due.get(stream, 0.0)) + seconds
-        item = _Waiting(audio, phrases, seconds, due, time.monotonic(), asyncio.get_running_loop().create_future())
+        future = asyncio.get_running_loop().create_future()
+        item = _Waiting(listener, audio, phrases, seconds, due, time.monotonic(), future)
         self._waiting.append(item)
         self._work.set()
         try:
@@ -113,7 +120,7 @@ class Batcher:
     async def _heard(self, batch: Sequence[_Waiting]) -> None:
         batch = [item for item in batch if not item.heard.done()]  # some may have gone since
         try:
-            results = list(zip(batch, await self._on_device(batch), strict=True)) if batch else []
+            results = list(zip(batch, await self.on_device(partial(_listen, batch)), strict=True)) if batch else []
         except Exception as error:
             self.failures += 1
             if len(batch) > 1:  # the fault may be one's: the others are not to suffer for it
@@ -127,13 +134,12 @@ class Batcher:
             if not item.heard.done():
                 item.heard.set_result(result)
 
-    async def _on_device(self, batch: Sequence[_Waiting]) -> list[Heard]:
-        loop = asyncio.get_running_loop()
-        audio, phrases = [item.audio for item in batch], [item.phrases for item in batch]
-        return await loop.run_in_executor(self._device, self._run, audio, phrases)
+    async def on_device(self, work: Callable[[], _T]) -> _T:
+        """The result of work that the device's thread does between two batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._device, work)
 
     def _next(self) -> list[_Waiting]:
-        """Whoever is due first, or has waited too long, and those with audio of about that length."""
+        """Whoever is due first, or has waited too long, and others for that model with audio of about that length."""
         if not self._waiting:
             self._due.clear()
             return []
@@ -144,7 +150,9 @@ class Batcher:
         most = self._rate * self._config.target_batch_time_seconds or _FIRST_BATCH_SECONDS
         for item in sorted(self._waiting, key=lambda item: (abs(item.seconds - first.seconds), item.due)):
             padded = max(longest, item.seconds) * (len(batch) + 1)
-            if item is first or padded > self._config.max_batch_seconds or total + item.seconds > most:
+            if item is first or item.listener is not first.listener:
+                continue
+            if padded > self._config.max_batch_seconds or total + item.seconds > most:
                 continue
             if total + item.seconds < (1 - (self._config.max_padding_share or 0.0)) * padded:
                 continue
@@ -154,3 +162,7 @@ class Batcher:
         self._served = max(self._served, first.due)
         self._due = {stream: due for stream, due in self._due.items() if due > self._served}
         return batch
+
+
+def _listen(batch: Sequence[_Waiting]) -> list[Heard]:
+    return batch[0].listener([item.audio for item in batch], [item.phrases for item in batch])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from rayapp.config import StepConfig
+
+_REGISTERED = re.compile(r"([\w-]+)@([\w-]+)")
 
 
 class BatchingConfig(StepConfig):
@@ -56,15 +59,38 @@ class ScalingConfig(StepConfig):
         return self
 
 
+class ModelConfig(StepConfig):
+    """A model that is served."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    """That clients give as `model`."""
+    source: str | None = None
+    """`NAME@ALIAS` in the registry, which is followed where it points to; without it, the champion of the name. With
+    `allow_unreleased`, also the path of a model or adapter, or a name of Hugging Face's hub or of NGC."""
+    language: str = Field(default="en", pattern=r"^[a-z]{2,3}$")
+    """What it hears; a request for another language is refused."""
+
+    @property
+    def registered(self) -> tuple[str, str] | None:
+        """Name and alias in the registry; None for what is elsewhere."""
+        found = _REGISTERED.fullmatch(self.source or f"{self.name}@champion")
+        return (found[1], found[2]) if found else None
+
+
 class ServeConfig(StepConfig):
     """What is served, and where."""
 
-    model_name: str = Field(default="medical-asr", pattern=r"^[\w-]+$")
-    """Name that clients give as `model`; in the registry, unless `path` is set."""
-    alias: str = "champion"
-    """Alias in the registry: the version that passed the gate."""
-    path: Path | None = None
-    """Serve this `.nemo` file, past the gate; needs `allow_unreleased`."""
+    models: tuple[ModelConfig, ...] = Field(default=(ModelConfig(name="medical-asr"),), min_length=1)
+    """What clients can ask for."""
+    models_in_memory: int = Field(default=4, ge=2)
+    """Most models in each copy of the recogniser, the versions that an alias pointed to before among them; who has not
+    been asked for longest goes. Adapters to one base share it."""
+    registry_poll_seconds: float = Field(default=10, gt=0)
+    """So often the registry is asked where the aliases point to: a version that was promoted is served some two such
+    times later."""
+    copy_models: bool = False
+    """Copy models to the disk of each node, below `RAYAPP_CACHE`, before they are loaded: for storage that many share.
+    `rayapp serve CONFIG --fetch` does so ahead."""
     allow_unreleased: bool = False
     """Serve what the gate has not seen."""
     host: str = "127.0.0.1"
@@ -83,8 +109,6 @@ class ServeConfig(StepConfig):
     """CPU share of each copy of the recogniser."""
     gpus_per_replica: float = Field(default=0, ge=0)
     """GPU share of each copy of the recogniser; 0 serves on the CPU."""
-    language: str = Field(default="en", pattern=r"^[a-z]{2,3}$")
-    """What the model hears; a request for another language is refused."""
     max_upload_mb: int = Field(default=25, ge=1)
     """Largest upload."""
     max_upload_seconds: float = Field(default=300, gt=0)
@@ -112,10 +136,18 @@ class ServeConfig(StepConfig):
         return self
 
     @model_validator(mode="after")
-    def _a_path_is_unreleased(self) -> Self:
-        if self.path and not self.allow_unreleased:
-            raise ValueError(
-                f"path ({self.path}) serves a model past the gate; set allow_unreleased: true if that is meant, "
-                "or release it first"
-            )
+    def _each_name_is_of_one_model(self) -> Self:
+        names = [model.name for model in self.models]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"models has the name {twice} twice; clients could not tell them apart")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_not_in_the_registry_is_unreleased(self) -> Self:
+        for model in self.models:
+            if not model.registered and not self.allow_unreleased:
+                raise ValueError(
+                    f"the source of {model.name} ({model.source}) is not NAME@ALIAS in the registry, and past the "
+                    "gate; set allow_unreleased: true if that is meant, or release it first"
+                )
         return self

@@ -1,16 +1,19 @@
-"""The process that owns a device: one model, one thread, and batches of what queues up."""
+"""The process that owns a device: one thread, the models that are asked for, and batches of what queues up."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
+from ray.serve import get_multiplexed_model_id, multiplexed
 
 from rayapp.asr.recogniser import Phrases
-from rayapp.records import SAMPLE_RATE_HZ
 from serve.batcher import Batcher, OverloadError
-from serve.config import BatchingConfig
+from serve.config import ServeConfig
+from serve.models import Catalogue, ServedModel
 from serve.scaling import PENDING_SECONDS
+from serve.shelf import OpenModel, Shelf
 from serve.transcription import Answer, PhrasesRefused, Refusal, Samples
 
 _MOST_FAILURES = 8
@@ -18,25 +21,34 @@ _MOST_FAILURES = 8
 
 
 class RecogniserReplica:
-    """A copy of the model. It is ready when its first batch has been heard."""
+    """A copy of the models. It is ready when each of them has heard a first batch."""
 
-    def __init__(self, path: Path, device: str, batching: BatchingConfig) -> None:
-        from rayapp.asr.open import open_recogniser
+    async def __init__(self, config: ServeConfig, home: Path) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        device = "cuda" if config.gpus_per_replica else "cpu"
+        catalogue = await asyncio.to_thread(Catalogue, config, home)
+        self._batcher = Batcher(config.batching.on(device))
+        shelf = Shelf(device, self._batcher.on_device)
 
-        recogniser = open_recogniser(path, device)
-        recogniser.transcribe([np.zeros(SAMPLE_RATE_HZ, np.float32)], times=True)  # the first is slow: not a client's
-        self._takes_phrases = recogniser.takes_phrases
-        self._batcher = Batcher(
-            lambda audio, phrases: recogniser.transcribe(audio, times=True, phrases=phrases), batching.on(device)
-        )
+        async def load(model_id: str) -> OpenModel:
+            return await shelf.open(model_id, await asyncio.to_thread(catalogue.fetch, model_id))
+
+        self._model = multiplexed(load, max_num_models_per_replica=config.models_in_memory)
+        for model in [*catalogue.current.values()][: config.models_in_memory]:
+            await self.prepare(model)
+        self._following = asyncio.create_task(catalogue.follow(self.prepare))
+
+    async def prepare(self, model: ServedModel) -> None:
+        """Load a model that is to be asked for soon."""
+        await self._model(model.id)
 
     async def transcribe(self, samples: Samples, stream: str, admitted: bool, phrases: Phrases) -> Answer:
-        """See `serve.transcription.Recogniser`."""
-        if phrases and not self._takes_phrases:
+        """See `serve.transcription.Recogniser`; which model is meant, Ray Serve tells."""
+        model = await self._model(get_multiplexed_model_id())
+        if phrases and not model.recogniser.takes_phrases:
             return PhrasesRefused()
         audio = samples.astype(np.float32) / 32768
         try:
-            return await self._batcher.transcribe(audio, stream, phrases=phrases, admitted=admitted)
+            return await self._batcher.transcribe(model, audio, stream, phrases=phrases, admitted=admitted)
         except OverloadError as error:
             return Refusal(error.retry_after_seconds)
 

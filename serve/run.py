@@ -8,30 +8,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rayapp.asr.resolve import is_elsewhere, trained_model
 from rayapp.errors import UserError
 from rayapp.ray_session import require_room
-from rayapp.registry import Registry
-from serve.config import ServeConfig
+from serve.config import ModelConfig, ServeConfig
 from serve.keys import read_keys
+from serve.models import Catalogue
 
 APPLICATION = "rayapp"
 
 
-def resolve_model(config: ServeConfig, home: Path) -> Path:
-    """The `.nemo` file to serve: what the alias points to, or the path that the settings allow."""
-    if config.path:
-        if not config.path.is_file():
-            raise UserError(f"model file {config.path} does not exist")
-        return config.path
-    return Registry(home).resolve(config.model_name, config.alias)
+def checked(config: ServeConfig, home: Path) -> ServeConfig:
+    """With paths as replicas find them. What is wrong is said here, and not by a replica that does not start.
+
+    home: folder of the registry. Raises `UserError` for a model that is not there, and a file of keys that is none.
+    """
+    Catalogue(config, home)
+    models = tuple(_found(model) for model in config.models)
+    if config.keys_file:
+        read_keys(config.keys_file)
+        config = config.model_copy(update={"keys_file": config.keys_file.absolute()})
+    return config.model_copy(update={"models": models})
 
 
-def checked(config: ServeConfig) -> ServeConfig:
-    """With the file of keys as replicas find it. A bad one is said here, not by a replica that does not start."""
-    if not config.keys_file:
-        return config
-    read_keys(config.keys_file)
-    return config.model_copy(update={"keys_file": config.keys_file.absolute()})
+def _found(model: ModelConfig) -> ModelConfig:
+    if model.registered or is_elsewhere(model.source or ""):
+        return model
+    return model.model_copy(update={"source": str(trained_model(Path(model.source or "")).absolute())})
 
 
 @contextmanager
@@ -44,8 +47,7 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
 
     from serve.app import INGRESS_CPUS
 
-    model = resolve_model(config, home)
-    config = checked(config)
+    config = checked(config, home)
     require_free_port(config.host, config.port)
     most = config.scaling.max_replicas
     require_room(
@@ -59,7 +61,7 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
         logging_config={"enable_access_log": False, "log_level": "ERROR"},
     )
     try:
-        deploy(config, model)
+        deploy(config, home)
         yield f"http://{config.host}:{config.port}/v1"
     finally:
         if set(status().applications) - {APPLICATION}:
@@ -69,13 +71,13 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
             shutdown()
 
 
-def deploy(config: ServeConfig, model: Path) -> None:
+def deploy(config: ServeConfig, home: Path) -> None:
     """The application on a Serve that runs, in place of one that is there already; no request fails meanwhile."""
     from ray.serve import run
 
     from serve.app import build
 
-    run(build(config, model), name=APPLICATION, route_prefix="/")
+    run(build(config, home), name=APPLICATION, route_prefix="/")
 
 
 def _is_error(record: logging.LogRecord) -> bool:

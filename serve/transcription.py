@@ -6,9 +6,10 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from typing import BinaryIO, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -21,6 +22,7 @@ from rayapp.errors import UserError
 from rayapp.records import SAMPLE_RATE_HZ, Audio
 from serve.config import ServeConfig
 from serve.errors import ApiError, busy
+from serve.models import ServedModel
 
 Samples: TypeAlias = "NDArray[np.int16]"
 _PIECES_ON_THE_WAY = 4
@@ -43,42 +45,56 @@ class PhrasesRefused(NamedTuple):
 Answer: TypeAlias = Heard | Refusal | PhrasesRefused
 
 
-class Recogniser(Protocol):
-    """What listens, in this process or another."""
+class Recognisers(Protocol):
+    """Who listens, in this process or others."""
 
-    def __call__(self, samples: Samples, stream: str, admitted: bool, phrases: Phrases) -> Awaitable[Answer]:
-        """samples: (samples,) int16 at 16 kHz, half of what float32 would take between processes.
+    async def transcribe(
+        self, model_id: str, samples: Samples, stream: str, admitted: bool, phrases: Phrases
+    ) -> Answer:
+        """model_id: see `serve.models.ServedModel`.
+
+        samples: (samples,) int16 at 16 kHz, half of what float32 would take between processes.
 
         stream: alike for the pieces of one request. admitted: whether one of them was let in already.
         phrases: what is likely to be said.
         """
         ...
 
+    async def prepare(self, model: ServedModel) -> None:
+        """Have a model loaded that is to be asked for soon. Raises what is wrong with it."""
+        ...
+
+    async def is_ready(self) -> bool:
+        """Whether somebody is there to listen."""
+        ...
+
 
 class Ear:
     """Decodes, finds where somebody speaks, and has that listened to."""
 
-    def __init__(self, config: ServeConfig, recogniser: Recogniser) -> None:
-        self._config, self._recogniser = config, recogniser
+    def __init__(self, config: ServeConfig, recognisers: Recognisers) -> None:
+        self._config, self._recognisers = config, recognisers
         self._cutting = Cutting(max_seconds=config.max_piece_seconds)
         self._decoders = ThreadPoolExecutor(config.decoders, thread_name_prefix="decoder")
 
     async def hear(
-        self, file: BinaryIO, cutting: Cutting | None = None, phrases: Phrases = ()
+        self, file: BinaryIO, model_id: str, cutting: Cutting | None = None, phrases: Phrases = ()
     ) -> AsyncIterator[Heard | float]:
         """What is said, in order, as soon as it is certain; last of all, how many seconds the audio has.
 
-        cutting: where the audio is cut; without it, as the settings have it. phrases: what is likely to be said.
+        model_id: of the model that listens. cutting: where the audio is cut; without it, as the settings have it.
+        phrases: what is likely to be said.
 
         Raises `ApiError` for what is no audio, or is too long, where the queue is full, and for phrases that the
         recogniser cannot be told.
         """
-        source, joiner, stream = _Source(file, self._config, cutting or self._cutting), Joiner(), uuid.uuid4().hex
+        source, joiner = _Source(file, self._config, cutting or self._cutting), Joiner()
+        listen = partial(self._listen, model_id=model_id, stream=uuid.uuid4().hex, phrases=phrases)
         waiting: deque[tuple[Piece, asyncio.Task[Answer]]] = deque()
         admitted = False
         try:
             while (piece := await self._next(source)) is not None:
-                waiting.append((piece, asyncio.ensure_future(self._listen(piece.audio, stream, admitted, phrases))))
+                waiting.append((piece, asyncio.ensure_future(listen(piece.audio, admitted=admitted))))
                 if not admitted:  # whoever is let in is heard to the end
                     yield joiner.add(*await _first(waiting))
                     admitted = True
@@ -103,8 +119,9 @@ class Ear:
             raise ApiError(400, str(error), "file") from None
         return found if isinstance(found, Piece) else None
 
-    async def _listen(self, audio: Audio, stream: str, admitted: bool, phrases: Phrases) -> Answer:
-        return await self._recogniser((audio * 32767).astype(np.int16), stream, admitted, phrases)
+    async def _listen(self, audio: Audio, model_id: str, stream: str, admitted: bool, phrases: Phrases) -> Answer:
+        samples = (audio * 32767).astype(np.int16)
+        return await self._recognisers.transcribe(model_id, samples, stream, admitted, phrases)
 
 
 class _Source:

@@ -8,6 +8,7 @@ and every server that knows LoRA reads them.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ class Adaptable:
         self._peft: Any = None
         self._peft_names: dict[str, str] = {}
         """PEFT looks for an adapter's name anywhere within parameters' names: it gets names of our own making."""
+        self._numbers = itertools.count()
         self._allocator: Any = None
 
     def add_adapter(
@@ -170,6 +172,17 @@ class Adaptable:
         set_peft_model_state_dict(self._peft, tensors, adapter_name=self._peft_names[name])
         self.use_adapter(self.adapter)  # PEFT puts the first one into use at once
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of those that are loaded."""
+        return tuple(self._peft_names)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget a loaded adapter; where it is in use, the base alone is from now on."""
+        if self.adapter == name:
+            self.use_adapter(None)
+        self._peft.delete_adapter(self._peft_names.pop(name))
+
     def use_adapter(self, name: str | None) -> None:
         """Switch to a loaded adapter, or to the base alone."""
         if name is not None and name not in self._peft_names:
@@ -211,7 +224,7 @@ class Adaptable:
         """Put the layers of a new adapter into the model."""
         from peft import get_peft_model
 
-        peft_name = f"adapter_{len(self._peft_names):04}"
+        peft_name = f"adapter_{next(self._numbers):04}"
         if self._peft is None:
             self._peft = get_peft_model(self.model, config, adapter_name=peft_name)
         else:

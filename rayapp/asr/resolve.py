@@ -70,6 +70,11 @@ def is_on_hub(name: str) -> bool:
     return bool(_ON_HUB.fullmatch(name)) and not path.exists() and path.suffix != ".nemo"
 
 
+def is_elsewhere(name: str) -> bool:
+    """Whether it is the name of what is fetched from Hugging Face's hub or from NGC."""
+    return is_on_hub(name) or (bool(_IN_NGC.fullmatch(name)) and not Path(name).exists())
+
+
 def trained_model(path: Path) -> Path:
     """The `.nemo` file or Whisper folder at a path, or in the output of a training there.
 

@@ -51,7 +51,7 @@ class WhisperTokeniser:
         """That of a model, or of an adapter's base, without its weights. Raises `UserError` as
         `WhisperRecogniser.load` does."""
         while (path / ADAPTER_CONFIG).is_file():
-            path = _base_of(path)
+            path = base_of(path)
         return cls(_load_tokenizer(path).backend_tokenizer)
 
     def encode(self, text: str) -> list[int]:
@@ -93,7 +93,7 @@ class WhisperRecogniser(Adaptable):
         such model, and a language that the model does not know.
         """
         if (path / ADAPTER_CONFIG).is_file():
-            recogniser = cls.load(_base_of(path), device)
+            recogniser = cls.load(base_of(path), device)
             recogniser.load_adapter(path.name, path)
             recogniser.use_adapter(path.name)
         else:
@@ -179,6 +179,10 @@ class WhisperRecogniser(Adaptable):
         super().load_adapter(name, folder)
         if (folder / GENERATION_CONFIG).is_file():
             self._generation[name] = GenerationConfig.from_pretrained(folder, local_files_only=True)
+
+    def unload_adapter(self, name: str) -> None:
+        super().unload_adapter(name)
+        self._generation.pop(name, None)
 
     def use_adapter(self, name: str | None) -> None:
         super().use_adapter(name)
@@ -407,8 +411,11 @@ def _loading(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is not a Whisper that can be loaded: {error}") from error
 
 
-def _base_of(adapter: Path) -> Path:
-    """The folder of the model that an adapter was trained on."""
+def base_of(adapter: Path) -> Path:
+    """The folder of the model that an adapter was trained on, which is fetched from the hub when it comes from there.
+
+    Raises `UserError` where it cannot be had.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 

@@ -114,21 +114,18 @@ def _ask(config: QuickstartConfig, outcome: Outcome, port: int) -> tuple[str, st
     from openai import OpenAI
 
     from rayapp.manifest import Manifest
-    from serve.config import ServeConfig
+    from serve.config import ModelConfig, ServeConfig
     from serve.run import serving
 
     row = Manifest(outcome.medical).read("test", ["audio", "text"]).slice(0, 1).to_pylist()[0]
     released = all(verdict.passed for verdict in outcome.verdicts)
-    settings = ServeConfig(
-        model_name=config.serving.model_name,
-        port=port,
-        path=None if released else config.workdir / "adapted" / "model.nemo",
-        allow_unreleased=not released,
-    )
+    source = None if released else str(config.workdir / "adapted" / "model.nemo")
+    model = ModelConfig(name=config.serving.model_name, source=source)
+    settings = ServeConfig(models=(model,), port=port, allow_unreleased=not released)
     with serving(settings, outcome.home) as url:
         client = OpenAI(base_url=url, api_key="not needed")
         answer = client.audio.transcriptions.create(
-            model=settings.model_name, file=(row["audio"]["path"], row["audio"]["bytes"])
+            model=model.name, file=(row["audio"]["path"], row["audio"]["bytes"])
         )
     return answer.text, row["text"]
 

@@ -20,11 +20,14 @@ def command(
         ),
     ] = None,
     overrides: Overrides = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Only fetch the models to this machine, as at the start of a node.")
+    ] = False,
     address: Address = None,
     home: Home = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Serve the champion as `POST /v1/audio/transcriptions`, until Ctrl-C.
+    """Serve recognisers as `POST /v1/audio/transcriptions`, until Ctrl-C.
 
     Listens on this machine only, unless `host` says otherwise. Any OpenAI client can ask it.
 
@@ -41,16 +44,25 @@ def command(
         import signal
 
         from rayapp.ray_session import ray_session
-        from serve.run import require_free_port, resolve_model, serving
+        from serve.models import Catalogue
+        from serve.run import checked, require_free_port, serving
 
-        resolve_model(config, home)
+        config = checked(config, home)
+        names = ", ".join(model.name for model in config.models)
+        if fetch:
+            with output.step("fetch", f"fetching {names}"):
+                catalogue = Catalogue(config, home)
+                paths = {model.id: str(catalogue.fetch(model.id)) for model in catalogue.current.values()}
+            output.result({"models": paths}, *(f"{model}: {path}" for model, path in paths.items()))
+            return
         require_free_port(config.host, config.port)
         with contextlib.ExitStack() as stack:
-            with output.step("serve", f"starting {config.model_name}"):
+            with output.step("serve", f"starting {names}"):
                 stack.enter_context(ray_session(address))
                 url = stack.enter_context(serving(config, home))
-            listening = f"{config.model_name} listens at {url}; Ctrl-C stops it"
-            output.result({"url": url, "model": config.model_name}, listening)
+            listens = "listens" if len(config.models) == 1 else "listen"
+            listening = f"{names} {listens} at {url}; Ctrl-C stops it"
+            output.result({"url": url, "models": [model.name for model in config.models]}, listening)
             with contextlib.suppress(KeyboardInterrupt):  # how a server is meant to end
                 signal.pause()
             output.console.print("stopping")

@@ -24,6 +24,7 @@ from rayapp.asr.recogniser import Heard, Word
 from rayapp.audio.codec import encode_flac
 from serve.api import build_api
 from serve.config import ServeConfig
+from serve.models import Catalogue
 from serve.run import free_port
 
 pytestmark = pytest.mark.slow
@@ -37,16 +38,15 @@ WORDS = (Word("Hello.", 0.1, 0.5, 0.9), Word("Losartan?", 0.6, 1.2, 0.4))
 def url():
     """Hears the same in everything, and then the phrases that it was told."""
 
-    async def listen(samples, stream, admitted, phrases):
-        return Heard(" ".join([*(word.text for word in WORDS), *phrases]), WORDS)
+    class Listener:
+        async def transcribe(self, model_id, samples, stream, admitted, phrases):
+            return Heard(" ".join([*(word.text for word in WORDS), *phrases]), WORDS)
 
-    async def ready():
-        return True
-
+    models = ({"name": "medical-asr", "source": "model.nemo"},)
+    config = ServeConfig(models=models, allow_unreleased=True)
+    api = build_api(config, Catalogue(config, Path()), Listener())
     port = free_port()
-    server = uvicorn.Server(
-        uvicorn.Config(build_api(ServeConfig(), listen, ready), host="127.0.0.1", port=port, log_level="error")
-    )
+    server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until_answered(f"http://127.0.0.1:{port}/healthz", lambda: thread.is_alive())

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -9,11 +10,12 @@ import numpy as np
 import openai
 import pytest
 
+from rayapp.asr.tiny_whisper import tiny_whisper
 from rayapp.errors import UserError
 from rayapp.ids import path_id
 from rayapp.manifest import Manifest
 from rayapp.registry import Registry
-from serve.config import ServeConfig
+from serve.config import ModelConfig, ServeConfig
 from serve.run import free_port, require_free_port, serving
 
 pytestmark = pytest.mark.slow
@@ -21,17 +23,28 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def home(small_model, tmp_path_factory):
-    """A registry with a champion."""
+    """A registry with a champion, and a second version."""
     folder, model = tmp_path_factory.mktemp("registry"), small_model / "model.nemo"
     registry = Registry(folder)
-    registry.crown("medical-asr", registry.publish("medical-asr", model, path_id(model), {}, [], "key", folder), "")
+    for key in ("first", "second"):
+        registry.publish("medical-asr", model, path_id(model), {}, [], key, folder)
+    registry.crown("medical-asr", "1", "")
     return folder
 
 
 @pytest.fixture(scope="module")
-def client(home):
-    port = free_port()
-    with serving(ServeConfig(port=port, max_audio_seconds=30, max_upload_mb=2), home) as url:
+def client(home, tmp_path_factory):
+    whisper = tmp_path_factory.mktemp("whisper") / "model"
+    tiny_whisper(whisper, ["please start losartan today"])
+    config = ServeConfig(
+        models=(ModelConfig(name="medical-asr"), ModelConfig(name="whisper", source=str(whisper))),
+        allow_unreleased=True,
+        registry_poll_seconds=0.5,
+        port=free_port(),
+        max_audio_seconds=30,
+        max_upload_mb=2,
+    )
+    with serving(config, home) as url:
         yield openai.OpenAI(base_url=url, api_key="any", max_retries=0)
 
 
@@ -83,8 +96,37 @@ def test_it_is_ready(client):
 
 
 def test_models_are_listed(client):
-    assert [model.id for model in client.models.list()] == ["medical-asr"]
+    assert [model.id for model in client.models.list()] == ["medical-asr", "whisper"]
     assert client.models.retrieve("medical-asr").owned_by == "rayapp"
+
+
+def test_each_request_is_heard_by_the_model_that_it_names(client, recording):
+    ask = partial(client.audio.transcriptions.with_raw_response.create, file=recording)
+    answers = [ask(model=name) for name in ("medical-asr", "whisper")]
+    assert [answer.headers["x-rayapp-model"] for answer in answers] == ["medical-asr:1", "whisper"]
+    told = {"extra_body": {"keywords[]": ["losartan"]}}
+    assert ask(model="medical-asr", **told).status_code == 200
+    with pytest.raises(openai.BadRequestError, match="cannot be told what is likely"):
+        ask(model="whisper", **told)
+
+
+def test_a_version_that_is_promoted_is_served_and_one_that_is_taken_back_is_not_and_no_request_fails(
+    client, recording, home
+):
+    def until(version):
+        told, ends = set(), time.monotonic() + 60
+        while version not in told:
+            assert time.monotonic() < ends, told
+            answer = client.audio.transcriptions.with_raw_response.create(model="medical-asr", file=recording)
+            told.add(answer.headers["x-rayapp-model"])
+        return client.models.retrieve("medical-asr").version
+
+    registry = Registry(home)
+    registry.crown("medical-asr", "2", "better")
+    with ThreadPoolExecutor(2) as pool:
+        assert set(pool.map(until, ["medical-asr:2"] * 2)) == {"2"}
+        registry.roll_back("medical-asr", "worse")
+        assert set(pool.map(until, ["medical-asr:1"] * 2)) == {"1"}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from rayapp.audio.codec import encode_flac
-from serve.config import ScalingConfig, ServeConfig
+from serve.config import ModelConfig, ScalingConfig, ServeConfig
 from serve.run import APPLICATION, deploy, free_port, serving
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ SCALING = ScalingConfig(max_replicas=3, target_pending_seconds=20, upscale_delay
 @pytest.fixture(scope="module")
 def config(small_model):
     return ServeConfig(
-        path=small_model / "model.nemo",
+        models=(ModelConfig(name="medical-asr", source=str(small_model / "model.nemo")),),
         allow_unreleased=True,
         port=free_port(),
         cpus_per_replica=0.3,
@@ -32,8 +32,13 @@ def config(small_model):
 
 
 @pytest.fixture(scope="module")
-def url(config, tmp_path_factory):
-    with serving(config, tmp_path_factory.mktemp("registry")) as url:
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def url(config, home):
+    with serving(config, home) as url:
         yield url
 
 
@@ -107,11 +112,11 @@ def test_load_takes_the_copies_from_one_to_three_and_back_and_one_dies_without_a
     assert set(answers) == {200}
 
 
-def test_an_update_under_load_costs_no_request(url, recording, config):
+def test_an_update_under_load_costs_no_request(url, recording, config, home):
     before = set(processes())
     with load(url, recording, 2) as answers:
         wait_until(lambda: len(answers) > 2)
-        deploy(config.model_copy(update={"uncertain_below": 0.6, "cpus_per_replica": 0.25}), config.path)
+        deploy(config.model_copy(update={"uncertain_below": 0.6, "cpus_per_replica": 0.25}), home)
         wait_until(lambda: set(replicas()) == {"RUNNING"} and not before & set(processes()))
         updated = len(answers)
         wait_until(lambda: len(answers) > updated + 2)

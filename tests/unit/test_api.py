@@ -2,6 +2,7 @@ import asyncio
 import io
 import json
 from functools import partial
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -13,18 +14,25 @@ from rayapp.errors import UserError
 from rayapp.records import SAMPLE_RATE_HZ
 from serve.api import build_api
 from serve.config import ServeConfig
+from serve.models import Catalogue
 from serve.transcription import Ear, PhrasesRefused, Refusal
 
 URL = "/v1/audio/transcriptions"
+MODELS = ({"name": "medical-asr", "source": "model.nemo"},)
 
 
 class Listener:
     """Hears as many words as there are seconds; remembers what it was given."""
 
-    def __init__(self):
-        self.given, self.answers, self.phrases = [], [], []
+    def __init__(self, transcribe=None, there=True):
+        self.given, self.answers, self.phrases, self.there = [], [], [], there
+        if transcribe:
+            self.transcribe = transcribe
 
-    async def __call__(self, samples, stream, admitted, phrases):
+    async def is_ready(self):
+        return self.there
+
+    async def transcribe(self, model_id, samples, stream, admitted, phrases):
         self.phrases.append(phrases)
         self.given.append((len(samples) / SAMPLE_RATE_HZ, stream, admitted))
         assert samples.dtype == np.int16
@@ -37,8 +45,10 @@ class Listener:
         return Heard(" ".join(word.text for word in words), tuple(words))
 
 
-async def ready():
-    return True
+def application(listener, **settings):
+    """A server of one model that is in no registry."""
+    config = ServeConfig(**{"models": MODELS, "allow_unreleased": True, **settings})
+    return build_api(config, Catalogue(config, Path()), listener)
 
 
 @pytest.fixture
@@ -51,7 +61,7 @@ def ask(listener):
     """Sends a request to a server of its own; the file is named `file`, all else is form fields."""
 
     def send(file, settings=(), path=URL, recogniser=listener, **fields):
-        api = build_api(ServeConfig(**dict(settings)), recogniser, ready)
+        api = application(recogniser, **dict(settings))
 
         async def main():
             transport = httpx.ASGITransport(api, raise_app_exceptions=False)
@@ -210,10 +220,10 @@ def test_a_full_queue_is_answered_by_429_streams_too(ask, speech, listener):
 
 
 def test_a_fault_behind_it_says_nothing_of_the_audio(speech):
-    async def broken(samples, stream, admitted, phrases):
+    async def broken(model_id, samples, stream, admitted, phrases):
         raise RuntimeError("losartan")
 
-    api = build_api(ServeConfig(), broken, ready)
+    api = application(Listener(broken))
 
     async def main():
         transport = httpx.ASGITransport(api, raise_app_exceptions=False)
@@ -229,10 +239,10 @@ def test_a_fault_behind_it_says_nothing_of_the_audio(speech):
 
 def test_a_fault_in_the_middle_of_a_stream_is_told(ask, speech, listener):
     class Dies(Listener):
-        async def __call__(self, samples, stream, admitted, phrases):
+        async def transcribe(self, model_id, samples, stream, admitted, phrases):
             if admitted:
                 raise RuntimeError("losartan")
-            return await super().__call__(samples, stream, admitted, phrases)
+            return await super().transcribe(model_id, samples, stream, admitted, phrases)
 
     answer = ask(speech(20), {"max_piece_seconds": 8}, recogniser=Dies(), stream="true")
     first, *_, last = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
@@ -245,7 +255,7 @@ def test_who_hangs_up_is_not_listened_to_any_more(speech):
     """The pieces that are on their way are cancelled, and no more are sent."""
     started, cancelled = [], []
 
-    async def listen(samples, stream, admitted, phrases):
+    async def listen(model_id, samples, stream, admitted, phrases):
         started.append(stream)
         if not admitted:
             return Heard("", ())
@@ -256,8 +266,8 @@ def test_who_hangs_up_is_not_listened_to_any_more(speech):
             raise
 
     async def main():
-        ear = Ear(ServeConfig(max_piece_seconds=8), listen)
-        parts = ear.hear(io.BytesIO(speech(60)))
+        ear = Ear(ServeConfig(max_piece_seconds=8), Listener(listen))
+        parts = ear.hear(io.BytesIO(speech(60)), "medical-asr")
         await anext(parts)
         task = asyncio.ensure_future(anext(parts))
         while len(started) < 5:
@@ -274,12 +284,12 @@ def test_who_hangs_up_is_not_listened_to_any_more(speech):
 def test_one_request_too_many_at_a_time_is_turned_away(speech, listener):
     waits = asyncio.Event()
 
-    async def listen(samples, stream, admitted, phrases):
+    async def listen(model_id, samples, stream, admitted, phrases):
         await waits.wait()
         return Heard("heard")
 
     async def main():
-        transport = httpx.ASGITransport(build_api(ServeConfig(max_open_requests=1), listen, ready))
+        transport = httpx.ASGITransport(application(Listener(listen), max_open_requests=1))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             ask = partial(client.post, URL, data={"model": "medical-asr"})
             first = asyncio.ensure_future(ask(files={"file": ("a.wav", speech())}))
@@ -303,7 +313,7 @@ def test_a_body_that_never_ends_is_cut_off_whatever_its_header_says(listener):
             yield bytes(100_000)
 
     async def main():
-        api = build_api(ServeConfig(max_upload_mb=1), listener, ready)
+        api = application(listener, max_upload_mb=1)
         transport = httpx.ASGITransport(api, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             headers = {"content-type": "multipart/form-data; boundary=b"}
@@ -320,7 +330,7 @@ def test_a_client_that_sends_too_slowly_is_not_waited_for(listener):
         await asyncio.sleep(60)
 
     async def main():
-        api = build_api(ServeConfig(max_upload_seconds=0.1), listener, ready)
+        api = application(listener, max_upload_seconds=0.1)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
             headers = {"content-type": "multipart/form-data; boundary=b"}
             return await client.post(URL, content=slow(), headers=headers)
@@ -330,11 +340,8 @@ def test_a_client_that_sends_too_slowly_is_not_waited_for(listener):
 
 @pytest.mark.parametrize(("there", "status"), [(True, 200), (False, 503)])
 def test_readiness_is_that_of_the_recognisers_and_health_is_our_own(there, status):
-    async def is_ready():
-        return there
-
     async def main():
-        transport = httpx.ASGITransport(build_api(ServeConfig(), Listener(), is_ready))
+        transport = httpx.ASGITransport(application(Listener(there=there)))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.get("/readyz"), await client.get("/healthz")
 
@@ -350,12 +357,13 @@ def test_serves_own_commands_start_the_application_with_the_settings_they_are_gi
     from serve.app import app
 
     (tmp_path / "model.nemo").touch()
-    settings = {"path": str(tmp_path / "model.nemo"), "allow_unreleased": True}
+    models = [{"name": "medical-asr", "source": str(tmp_path / "model.nemo")}]
+    settings = {"models": models, "allow_unreleased": True}
     assert app(settings | {"allow_anonymous": True})._bound_deployment.name == "_Ingress"
     with pytest.raises(UserError, match="set keys_file, or allow_anonymous"):
         app(settings)
     with pytest.raises(ValueError, match="allow_unreleased"):
-        app({"path": str(tmp_path / "model.nemo")})
+        app({"models": models})
 
 
 @pytest.mark.parametrize(("queued", "copies"), [({}, 0), ({"a": 30.0}, 1), ({"a": 50.0, "b": 11.0}, 3)])
@@ -387,6 +395,10 @@ class Handle:
     def __init__(self, *ends):
         self.ends, self.transcribe = list(ends), self
 
+    def options(self, multiplexed_model_id):
+        assert multiplexed_model_id == "medical-asr:1"
+        return self
+
     def remote(self, *_):
         return self
 
@@ -414,7 +426,8 @@ def test_what_a_lost_recogniser_had_is_given_to_another_once(lost):
     heard = Heard("hello")
 
     def ask(*ends):
-        return asyncio.run(_Ingress(ServeConfig(), Handle(*ends))._listen(np.zeros(1, np.int16), "a", True, ()))
+        ingress = _Ingress(ServeConfig(), Path(), Handle(*ends))
+        return asyncio.run(ingress.transcribe("medical-asr:1", np.zeros(1, np.int16), "a", True, ()))
 
     assert ask(death, heard) == heard
     with pytest.raises(type(death)):

@@ -40,24 +40,24 @@ def run(scenario, **settings):
     async def main():
         device = Device()
         try:
-            return await asyncio.wait_for(scenario(Batcher(device, BatchingConfig(**settings).on("cuda")), device), 20)
+            return await asyncio.wait_for(scenario(Batcher(BatchingConfig(**settings).on("cuda")), device), 20)
         finally:
             device.free.release(1000)
 
     return asyncio.run(main())
 
 
-async def ask(batcher, *clips):
+async def ask(batcher, device, *clips):
     """Requests that queue up while the device is busy with another one."""
     tasks = []
     for stream, seconds in clips:
-        tasks.append(asyncio.create_task(batcher.transcribe(clip(seconds), stream)))
+        tasks.append(asyncio.create_task(batcher.transcribe(device, clip(seconds), stream)))
         await asyncio.sleep(0)
     return tasks
 
 
 async def occupy(batcher, device):
-    task = asyncio.create_task(batcher.transcribe(clip(1), "first"))
+    task = asyncio.create_task(batcher.transcribe(device, clip(1), "first"))
     await asyncio.to_thread(device.busy.wait, 10)
     return task
 
@@ -65,7 +65,7 @@ async def occupy(batcher, device):
 def test_what_queued_up_while_the_device_was_busy_is_one_batch_of_one_thread():
     async def scenario(batcher, device):
         first = await occupy(batcher, device)
-        tasks = await ask(batcher, *((f"r{n}", 2.0) for n in range(9)))
+        tasks = await ask(batcher, device, *((f"r{n}", 2.0) for n in range(9)))
         device.free.release(2)
         heard = await asyncio.gather(first, *tasks)
         assert device.batches == [[1.0], [2.0] * 9]
@@ -78,7 +78,9 @@ def test_what_queued_up_while_the_device_was_busy_is_one_batch_of_one_thread():
 def test_batches_keep_to_their_length_and_padding():
     async def scenario(batcher, device):
         first = await occupy(batcher, device)
-        tasks = await ask(batcher, *((f"r{n}", seconds) for n, seconds in enumerate([2, 30, 2.5, 28, 2.2, 29, 30])))
+        tasks = await ask(
+            batcher, device, *((f"r{n}", seconds) for n, seconds in enumerate([2, 30, 2.5, 28, 2.2, 29, 30]))
+        )
         device.free.release(100)
         await asyncio.gather(first, *tasks)
         return device.batches[1:]
@@ -93,7 +95,7 @@ def test_batches_keep_to_their_length_and_padding():
 def test_a_long_file_in_pieces_does_not_keep_a_short_clip_waiting():
     async def scenario(batcher, device):
         first = await occupy(batcher, device)
-        tasks = await ask(batcher, *[("lecture", 30.0)] * 8, ("note", 3.0))
+        tasks = await ask(batcher, device, *[("lecture", 30.0)] * 8, ("note", 3.0))
         device.free.release(100)
         await asyncio.gather(first, *tasks)
         return device.batches[1]
@@ -104,7 +106,7 @@ def test_a_long_file_in_pieces_does_not_keep_a_short_clip_waiting():
 def test_who_has_waited_too_long_is_next():
     async def scenario(batcher, device):
         first = await occupy(batcher, device)
-        tasks = await ask(batcher, ("lecture", 30.0), ("note", 3.0))
+        tasks = await ask(batcher, device, ("lecture", 30.0), ("note", 3.0))
         device.free.release(100)
         await asyncio.gather(first, *tasks)
         return device.batches[1]
@@ -112,10 +114,26 @@ def test_who_has_waited_too_long_is_next():
     assert run(scenario, max_wait_seconds=0) == [30.0]
 
 
+def test_a_batch_is_of_one_model_and_all_of_them_share_the_thread():
+    async def scenario(batcher, device):
+        other = Device()
+        other.free.release(100)
+        first = await occupy(batcher, device)
+        tasks = await ask(batcher, device, ("a", 2.0))
+        tasks += await ask(batcher, other, ("b", 2.0), ("c", 2.0))
+        tasks += await ask(batcher, device, ("d", 2.0))
+        device.free.release(100)
+        await asyncio.gather(first, *tasks)
+        assert device.threads == other.threads
+        return device.batches[1:], other.batches
+
+    assert run(scenario) == ([[2.0, 2.0]], [[2.0, 2.0]])
+
+
 def test_who_hangs_up_is_not_heard():
     async def scenario(batcher, device):
         first = await occupy(batcher, device)
-        gone, stays = await ask(batcher, ("a", 2.0), ("b", 2.0))
+        gone, stays = await ask(batcher, device, ("a", 2.0), ("b", 2.0))
         gone.cancel()
         await asyncio.sleep(0)
         assert batcher.queued_seconds == 2.0
@@ -129,8 +147,8 @@ def test_who_hangs_up_is_not_heard():
 def test_one_that_fails_costs_no_other():
     async def scenario(batcher, device):
         first = await occupy(batcher, device)
-        tasks = await ask(batcher, ("a", 0.0), ("b", 0.0), ("c", 0.0))
-        tasks += await ask(batcher, ("d", 2.0))
+        tasks = await ask(batcher, device, ("a", 0.0), ("b", 0.0), ("c", 0.0))
+        tasks += await ask(batcher, device, ("d", 2.0))
         device.free.release(100)
         heard = await asyncio.gather(first, *tasks, return_exceptions=True)
         return [each.text if isinstance(each, Heard) else str(each) for each in heard]
@@ -142,12 +160,12 @@ def test_a_device_that_answers_too_little_fails_the_batch_and_the_next_is_heard(
     async def scenario(batcher, device):
         first = await occupy(batcher, device)
         device.short = True
-        tasks = await ask(batcher, ("a", 2.0))
+        tasks = await ask(batcher, device, ("a", 2.0))
         device.free.release(2)
         heard = await asyncio.gather(first, *tasks, return_exceptions=True)
         device.short = False
         device.free.release(1)
-        return [type(each) for each in [*heard, await batcher.transcribe(clip(1), "b")]], batcher.failures
+        return [type(each) for each in [*heard, await batcher.transcribe(device, clip(1), "b")]], batcher.failures
 
     assert run(scenario) == ([Heard, ValueError, Heard], 0)
 
@@ -155,10 +173,10 @@ def test_a_device_that_answers_too_little_fails_the_batch_and_the_next_is_heard(
 def test_a_full_queue_turns_new_requests_away_and_says_when_to_come_again():
     async def scenario(batcher, device):
         first = await occupy(batcher, device)
-        (waits,) = await ask(batcher, ("a", 9.0))
+        (waits,) = await ask(batcher, device, ("a", 9.0))
         with pytest.raises(OverloadError) as turned:
-            await batcher.transcribe(clip(2), "b")
-        more = asyncio.create_task(batcher.transcribe(clip(2), "a", admitted=True))
+            await batcher.transcribe(device, clip(2), "b")
+        more = asyncio.create_task(batcher.transcribe(device, clip(2), "a", admitted=True))
         await asyncio.sleep(0)
         device.free.release(100)
         await asyncio.gather(first, waits, more)

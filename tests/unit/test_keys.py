@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from serve.api import build_api
 from serve.config import ServeConfig
 from serve.errors import ApiError
 from serve.keys import new_key, read_keys
+from serve.models import Catalogue
 
 
 @pytest.fixture
@@ -97,14 +99,14 @@ def test_a_request_without_a_key_is_turned_away_before_its_upload_is_taken_in(ke
             taken += 1
             yield bytes(10_000)
 
-    async def listen(samples, stream, admitted, phrases):
-        raise AssertionError
-
-    async def ready():
-        return True
+    class Nobody:
+        async def is_ready(self):
+            return True
 
     async def main():
-        api = build_api(ServeConfig(keys_file=file), listen, ready)
+        models = ({"name": "medical-asr", "source": "model.nemo"},)
+        config = ServeConfig(keys_file=file, models=models, allow_unreleased=True)
+        api = build_api(config, Catalogue(config, Path()), Nobody())
         async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
             form = {"content-type": "multipart/form-data; boundary=b"}
             refused = await client.post("/v1/audio/transcriptions", content=upload(), headers=form)
