@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any, Literal, TypeAlias
 
-from fastapi import Depends, FastAPI, File, Form, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
@@ -17,9 +18,11 @@ from rayapp.asr.long_audio import Cutting
 from rayapp.asr.recogniser import Heard, Phrases, Word
 from serve import formats
 from serve.config import ServeConfig
-from serve.errors import AnswerHeaders, ApiError, a_fault, install
+from serve.errors import ApiError, a_fault, install
 from serve.keys import Authentication, read_keys
+from serve.metrics import CONTENT_TYPE, IngressMetrics, exposition
 from serve.models import Catalogue, ServedModel
+from serve.observation import Observation
 from serve.transcription import Ear, Recognisers, all_of
 from serve.upload_limits import UploadLimits
 
@@ -109,30 +112,33 @@ class TranscriptionForm:
         )
 
 
-def build_api(config: ServeConfig, catalogue: Catalogue, recognisers: Recognisers) -> ASGIApp:
+def build_api(config: ServeConfig, catalogue: Catalogue, recognisers: Recognisers, metrics: IngressMetrics) -> ASGIApp:
     """The whole server, but for where it listens."""
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
-        following = asyncio.create_task(catalogue.follow(recognisers.prepare))
+        following = asyncio.create_task(catalogue.follow(recognisers.prepare, metrics.failed_updates.inc))
         yield
         following.cancel()
 
     api = FastAPI(title="rayapp", docs_url="/docs", lifespan=lifespan)
     install(api)
-    ear = Ear(config, recognisers)
+    ear = Ear(config, recognisers, metrics)
 
     @api.post("/v1/audio/transcriptions", response_model=None)
-    async def transcribe(form: Annotated[TranscriptionForm, Depends()]) -> Response:
+    async def transcribe(request: Request, form: Annotated[TranscriptionForm, Depends()]) -> Response:
+        metrics.stage_seconds.observe(time.perf_counter() - request.state.began, {"stage": "upload"})
         model = _named(form.model, catalogue)
+        request.state.model = model.id
         form.check(model.language)
         parts = ear.hear(form.file.file, model.id, form.cutting(config), form.phrases)
         headers = {MODEL: model.id}
         if form.stream:
             first = await anext(parts)  # what is refused is refused by its status
-            events = _events(first, parts, form)
+            events = _events(first, parts, form, request)
             return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         heard, seconds = await all_of(parts)
+        request.state.audio_seconds = seconds
         answer = _answer(form, formats.Transcript(heard.text, heard.words, seconds, model.language), config)
         answer.headers.update(headers)
         return answer
@@ -162,12 +168,16 @@ def build_api(config: ServeConfig, catalogue: Catalogue, recognisers: Recogniser
             raise ApiError(503, "no recogniser is ready; try again in some seconds", None, "not_ready")
         return {"status": "ready"}
 
+    @api.get("/metrics", include_in_schema=False)
+    async def prometheus() -> Response:
+        return Response(await exposition(), media_type=CONTENT_TYPE)
+
     app: ASGIApp = UploadLimits(
         api, config.max_upload_mb * 1_000_000, config.max_upload_seconds, config.max_open_requests
     )
     if config.keys_file:
         app = Authentication(app, read_keys(config.keys_file))
-    return AnswerHeaders(app)
+    return Observation(app, metrics, api.routes)
 
 
 def _language(tag: str) -> str:
@@ -210,12 +220,13 @@ def _answer(form: TranscriptionForm, told: formats.Transcript, config: ServeConf
 
 
 async def _events(
-    first: Heard | float, following: AsyncIterator[Heard | float], form: TranscriptionForm
+    first: Heard | float, following: AsyncIterator[Heard | float], form: TranscriptionForm, request: Request
 ) -> AsyncIterator[str]:
     texts, words = list[str](), list[Word]()
     try:
         async for part in _chained(first, following):
             if isinstance(part, float):
+                request.state.audio_seconds = part
                 done: dict[str, Any] = {"text": " ".join(texts)}  # OpenAI's usage has tokens here, not seconds
                 if form.include:
                     done["logprobs"] = formats.word_logprobs(words)

@@ -22,6 +22,7 @@ from rayapp.errors import UserError
 from rayapp.tracking import DEFAULT_HOME
 from serve.api import build_api
 from serve.config import ServeConfig
+from serve.metrics import IngressMetrics
 from serve.models import Catalogue, ServedModel
 from serve.recogniser import RecogniserReplica
 from serve.run import checked
@@ -39,7 +40,9 @@ _DRAIN_SECONDS = 600.0
 """For which a copy that is to go may work on what it has. An hour of audio takes an ingress minutes."""
 _DRAIN_LOOK_SECONDS = 0.5
 """After which it looks again whether anything is left."""
-_log = logging.getLogger(__name__)
+_LOGGING = {"encoding": "JSON", "log_level": "INFO", "enable_access_log": False}
+"""One line of each request, see `serve.observation`; Ray's own would have the path as the client wrote it."""
+_log = logging.getLogger(f"ray.serve.{__name__}")
 
 
 class _Ingress:
@@ -47,9 +50,10 @@ class _Ingress:
 
     def __init__(self, config: ServeConfig, home: Path, recognisers: DeploymentHandle) -> None:
         self._config, self._home, self._handle = config, home, recognisers
+        self._metrics = IngressMetrics()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return build_api(self._config, Catalogue(self._config, self._home), self)
+        return build_api(self._config, Catalogue(self._config, self._home), self, self._metrics)
 
     async def prepare(self, model: ServedModel) -> None:
         """See `serve.transcription.Recognisers`, and so the others."""
@@ -79,6 +83,7 @@ class _Ingress:
                 died += 1
                 if died > _MOST_DEATHS:
                     raise
+                self._metrics.lost_recognisers.inc()
                 _log.warning("a recogniser was lost while it listened; another one is asked")
             except asyncio.CancelledError:
                 response.cancel()
@@ -94,6 +99,7 @@ class _Ingress:
 Recognisers = deployment(
     max_ongoing_requests=_MOST_AT_A_TIME,
     max_queued_requests=_MOST_AT_A_TIME,
+    logging_config=_LOGGING,
     graceful_shutdown_timeout_s=_DRAIN_SECONDS,
     graceful_shutdown_wait_loop_s=_DRAIN_LOOK_SECONDS,
 )(RecogniserReplica)
@@ -101,6 +107,7 @@ Recognisers = deployment(
 Transcriptions = deployment(
     max_ongoing_requests=4 * _MOST_AT_A_TIME,
     max_queued_requests=_MOST_AT_A_TIME,
+    logging_config=_LOGGING,
     graceful_shutdown_timeout_s=_DRAIN_SECONDS,
     graceful_shutdown_wait_loop_s=_DRAIN_LOOK_SECONDS,
     max_surge_percent=100,

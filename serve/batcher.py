@@ -17,6 +17,8 @@ from typing import TypeAlias, TypeVar
 from rayapp.asr.recogniser import Heard, Phrases
 from rayapp.records import SAMPLE_RATE_HZ, Audio
 from serve.config import BatchingConfig
+from serve.metrics import RecogniserMetrics
+from serve.tracing import note_span
 
 
 class OverloadError(Exception):
@@ -44,6 +46,8 @@ class _Waiting:
     """Its turn, in seconds of audio: of a stream that got less it comes sooner (self-clocked fair queueing)."""
     since: float
     heard: asyncio.Future[Heard] = field(repr=False)
+    taken: float = 0.0
+    """When its batch began."""
 
 
 class Batcher:
@@ -53,8 +57,8 @@ class Batcher:
     waiting. A batch is of one model. What was cancelled is never run.
     """
 
-    def __init__(self, config: BatchingConfig) -> None:
-        self._config = config
+    def __init__(self, config: BatchingConfig, metrics: RecogniserMetrics) -> None:
+        self._config, self._metrics = config, metrics
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._waiting: list[_Waiting] = []
         self._due: dict[str, float] = {}
@@ -99,10 +103,19 @@ class Batcher:
         self._waiting.append(item)
         self._work.set()
         try:
-            return await item.heard
+            heard = await item.heard
         finally:
             if item in self._waiting:  # whoever asked has gone
                 self._waiting.remove(item)
+        self._note(item)
+        return heard
+
+    def _note(self, item: _Waiting) -> None:
+        """For metrics and traces."""
+        now = time.monotonic()
+        for stage, start, end in (("queue", item.since, item.taken), ("listen", item.taken, now)):
+            self._metrics.stage_seconds.observe(end - start, {"stage": stage})
+            note_span(stage, now - start, now - end)
 
     async def _serve(self) -> None:
         while True:
@@ -159,6 +172,8 @@ class Batcher:
             batch.append(item)
             longest, total = max(longest, item.seconds), total + item.seconds
         self._waiting = [item for item in self._waiting if item not in batch]
+        for item in batch:
+            item.taken = time.monotonic()
         self._served = max(self._served, first.due)
         self._due = {stream: due for stream, due in self._due.items() if due > self._served}
         return batch

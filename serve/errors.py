@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +10,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-REQUEST_ID = "x-request-id"
-_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(f"ray.serve.{__name__}")
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -80,28 +76,3 @@ def install(api: FastAPI) -> None:
     @api.exception_handler(Exception)
     async def on_fault(_request: Request, error: Exception) -> JSONResponse:
         return a_fault(error).response()
-
-
-class AnswerHeaders:
-    """ASGI middleware: every answer names its request, faults included, and is kept by no cache.
-
-    Ray's proxy names requests, too: then its name stays.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        added = list(_HEADERS)
-        if REQUEST_ID.encode() not in dict(scope["headers"]):
-            added.append((REQUEST_ID.encode(), uuid.uuid4().hex.encode()))
-
-        async def told(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *added]
-            await send(message)
-
-        await self.app(scope, receive, told)

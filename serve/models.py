@@ -16,7 +16,7 @@ from rayapp.ray_session import cache_folder
 from rayapp.registry import Registry
 from serve.config import ModelConfig, ServeConfig
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger(f"ray.serve.{__name__}")
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,20 @@ class Catalogue:
         """By their names, in the order of the settings."""
         return self._current
 
-    async def follow(self, prepare: Callable[[ServedModel], Awaitable[None]]) -> None:
+    async def follow(
+        self, prepare: Callable[[ServedModel], Awaitable[None]], failed: Callable[[], None] = lambda: None
+    ) -> None:
         """Asks the registry now and then, for ever. What an alias points to now is served after it was prepared, and
         one round later: by then, all replicas have it.
 
-        The registry may be away: then all stays as it is.
+        failed: called when the registry is away, or a version cannot be prepared: then all stays as it is.
         """
         while True:
             await asyncio.sleep(self._poll_seconds)
             try:
                 await self.update(prepare)
             except Exception as error:  # a registry has many ways to be away, and a model to be broken
+                failed()
                 _log.error("what is served stays as it is: %s: %s", type(error).__name__, error)
 
     async def update(self, prepare: Callable[[ServedModel], Awaitable[None]]) -> None:

@@ -11,6 +11,7 @@ from ray.serve import get_multiplexed_model_id, multiplexed
 from rayapp.asr.recogniser import Phrases
 from serve.batcher import Batcher, OverloadError
 from serve.config import ServeConfig
+from serve.metrics import RecogniserMetrics
 from serve.models import Catalogue, ServedModel
 from serve.scaling import PENDING_SECONDS
 from serve.shelf import OpenModel, Shelf
@@ -26,8 +27,9 @@ class RecogniserReplica:
     async def __init__(self, config: ServeConfig, home: Path) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         device = "cuda" if config.gpus_per_replica else "cpu"
         catalogue = await asyncio.to_thread(Catalogue, config, home)
-        self._batcher = Batcher(config.batching.on(device))
-        shelf = Shelf(device, self._batcher.on_device)
+        self._metrics = RecogniserMetrics()
+        self._batcher = Batcher(config.batching.on(device), self._metrics)
+        shelf = Shelf(device, self._batcher.on_device, self._metrics)
 
         async def load(model_id: str) -> OpenModel:
             return await shelf.open(model_id, await asyncio.to_thread(catalogue.fetch, model_id))
@@ -54,6 +56,7 @@ class RecogniserReplica:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Ray asks now and then, see `serve.scaling`."""
+        self._metrics.pending_seconds.set(self._batcher.pending_seconds)
         return {PENDING_SECONDS: self._batcher.pending_seconds}
 
     def check_health(self) -> None:

@@ -14,6 +14,7 @@ from rayapp.ray_session import require_room
 from serve.config import ModelConfig, ServeConfig
 from serve.keys import read_keys
 from serve.models import Catalogue
+from serve.tracing import tracing_config
 
 APPLICATION = "rayapp"
 
@@ -59,6 +60,7 @@ def serving(config: ServeConfig, home: Path) -> Iterator[str]:
     start(
         http_options={"host": config.host, "port": config.port},
         logging_config={"enable_access_log": False, "log_level": "ERROR"},
+        tracing_config=tracing_config(),
     )
     try:
         deploy(config, home)

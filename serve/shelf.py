@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -14,6 +16,7 @@ import numpy as np
 
 from rayapp.asr.recogniser import Heard, Phrases, Recogniser
 from rayapp.records import SAMPLE_RATE_HZ, Audio
+from serve.metrics import RecogniserMetrics
 
 if TYPE_CHECKING:
     from rayapp.asr.adapters import Adaptable
@@ -23,24 +26,41 @@ if TYPE_CHECKING:
 class OpenModel:
     """A model to listen with, which stays open for as long as somebody has this."""
 
+    id: str
     recogniser: Recogniser
     adaptable: Adaptable | None
     """The recogniser, where it is one that takes adapters."""
     adapter: str | None
+    metrics: RecogniserMetrics
 
     def __call__(self, audio: Sequence[Audio], phrases: Sequence[Phrases]) -> list[Heard]:
         """On the device's thread, as the others of the shelf: they may share a recogniser."""
+        began = time.monotonic()
         if self.adaptable:
             self.adaptable.use_adapter(self.adapter)
-        return self.recogniser.transcribe(audio, times=True, phrases=phrases)
+        heard = self.recogniser.transcribe(audio, times=True, phrases=phrases)
+        self._count(audio, heard, time.monotonic() - began)
+        return heard
+
+    def _count(self, audio: Sequence[Audio], heard: Sequence[Heard], busy_seconds: float) -> None:
+        told, metrics, samples = {"model": self.id}, self.metrics, sum(map(len, audio))
+        metrics.batch_size.observe(len(audio), told)
+        metrics.padding_share.observe(1 - samples / (len(audio) * max(map(len, audio))), told)
+        metrics.device_seconds.inc(busy_seconds, told)
+        metrics.device_audio_seconds.inc(samples / SAMPLE_RATE_HZ, told)
+        for word in chain.from_iterable(each.words for each in heard):
+            if word.confidence is not None:
+                metrics.word_confidence.observe(word.confidence, told)
 
 
 class Shelf:
     """Opens models, and puts away what nobody has any more."""
 
-    def __init__(self, device: str, on_device: Callable[[Callable[[], Any]], Awaitable[Any]]) -> None:
+    def __init__(
+        self, device: str, on_device: Callable[[Callable[[], Any]], Awaitable[Any]], metrics: RecogniserMetrics
+    ) -> None:
         """device: `cpu` or `cuda`. on_device: has something done by the thread that owns it."""
-        self._device, self._on_device = device, on_device
+        self._device, self._on_device, self._metrics = device, on_device, metrics
         self._recognisers: WeakValueDictionary[Path, Any] = WeakValueDictionary()
         self._open: WeakValueDictionary[str, OpenModel] = WeakValueDictionary()
 
@@ -59,7 +79,7 @@ class Shelf:
             recogniser = self._recognisers[base] = await asyncio.to_thread(_opened, base, self._device)
         if adapter:
             await self._on_device(partial(self._load_adapter, recogniser, model_id, adapter))
-        model = OpenModel(recogniser, _adaptable(recogniser), model_id if adapter else None)
+        model = OpenModel(model_id, recogniser, _adaptable(recogniser), model_id if adapter else None, self._metrics)
         await self._on_device(partial(model, [np.zeros(SAMPLE_RATE_HZ, np.float32)], ()))  # slow: not a client's
         self._open[model_id] = model
         return model

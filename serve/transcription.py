@@ -22,13 +22,17 @@ from rayapp.errors import UserError
 from rayapp.records import SAMPLE_RATE_HZ, Audio
 from serve.config import ServeConfig
 from serve.errors import ApiError, busy
+from serve.metrics import IngressMetrics
 from serve.models import ServedModel
+from serve.tracing import tracer
 
 Samples: TypeAlias = "NDArray[np.int16]"
 _PIECES_ON_THE_WAY = 4
 """Of one request: enough that the device need not wait, and few enough that hours of audio take no more room."""
 _TURN_SECONDS = 0.05
 """For which a decoder works for one request, before it looks whether others wait."""
+_LEAST_COUNT = 1e-9
+"""Ray's counters take nothing that is 0."""
 _END = object()
 
 
@@ -72,8 +76,8 @@ class Recognisers(Protocol):
 class Ear:
     """Decodes, finds where somebody speaks, and has that listened to."""
 
-    def __init__(self, config: ServeConfig, recognisers: Recognisers) -> None:
-        self._config, self._recognisers = config, recognisers
+    def __init__(self, config: ServeConfig, recognisers: Recognisers, metrics: IngressMetrics) -> None:
+        self._config, self._recognisers, self._metrics = config, recognisers, metrics
         self._cutting = Cutting(max_seconds=config.max_piece_seconds)
         self._decoders = ThreadPoolExecutor(config.decoders, thread_name_prefix="decoder")
 
@@ -103,6 +107,8 @@ class Ear:
             while waiting:
                 yield joiner.add(*await _first(waiting))
             yield joiner.end()
+            self._metrics.stage_seconds.observe(source.busy_seconds, {"stage": "decode"})
+            self._metrics.audio_seconds.inc(max(source.seconds, _LEAST_COUNT), {"model": model_id})
             yield source.seconds
         finally:
             for _, task in waiting:
@@ -113,15 +119,18 @@ class Ear:
         """None at the end. Decoders take turns, so that an hour of silence holds nobody up."""
         loop = asyncio.get_running_loop()
         try:
-            while (found := await loop.run_in_executor(self._decoders, source.turn)) is None:
-                pass
+            with tracer.start_as_current_span("decode"):
+                while (found := await loop.run_in_executor(self._decoders, source.turn)) is None:
+                    pass
         except UserError as error:
             raise ApiError(400, str(error), "file") from None
         return found if isinstance(found, Piece) else None
 
     async def _listen(self, audio: Audio, model_id: str, stream: str, admitted: bool, phrases: Phrases) -> Answer:
         samples = (audio * 32767).astype(np.int16)
-        return await self._recognisers.transcribe(model_id, samples, stream, admitted, phrases)
+        told: dict[str, float | str] = {"audio.seconds": len(audio) / SAMPLE_RATE_HZ, "model": model_id}
+        with tracer.start_as_current_span("piece", attributes=told):
+            return await self._recognisers.transcribe(model_id, samples, stream, admitted, phrases)
 
 
 class _Source:
@@ -129,15 +138,19 @@ class _Source:
 
     def __init__(self, file: BinaryIO, config: ServeConfig, cutting: Cutting) -> None:
         self.seconds = 0.0
+        self.busy_seconds = 0.0
+        """Of work on it."""
         blocks = decoded(file, max_seconds=config.max_audio_seconds)
         self._pieces: Iterator[Piece | None] = pieces_in_turns(self._counted(blocks), cutting)
 
     def turn(self) -> Piece | object | None:
         """A piece, `_END`, or None where the time of a turn was not enough for either."""
-        until = time.monotonic() + _TURN_SECONDS
-        found: Piece | object | None = None
-        while found is None and time.monotonic() < until:
-            found = next(self._pieces, _END)
+        began, found = time.monotonic(), None
+        try:
+            while found is None and time.monotonic() < began + _TURN_SECONDS:
+                found = next(self._pieces, _END)
+        finally:
+            self.busy_seconds += time.monotonic() - began
         return found
 
     def _counted(self, blocks: Iterator[Audio]) -> Iterator[Audio]:

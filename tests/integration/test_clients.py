@@ -24,6 +24,7 @@ from rayapp.asr.recogniser import Heard, Word
 from rayapp.audio.codec import encode_flac
 from serve.api import build_api
 from serve.config import ServeConfig
+from serve.metrics import IngressMetrics
 from serve.models import Catalogue
 from serve.run import free_port
 
@@ -44,7 +45,7 @@ def url():
 
     models = ({"name": "medical-asr", "source": "model.nemo"},)
     config = ServeConfig(models=models, allow_unreleased=True)
-    api = build_api(config, Catalogue(config, Path()), Listener())
+    api = build_api(config, Catalogue(config, Path()), Listener(), IngressMetrics())
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run)

@@ -14,6 +14,7 @@ from rayapp.errors import UserError
 from rayapp.records import SAMPLE_RATE_HZ
 from serve.api import build_api
 from serve.config import ServeConfig
+from serve.metrics import IngressMetrics
 from serve.models import Catalogue
 from serve.transcription import Ear, PhrasesRefused, Refusal
 
@@ -48,7 +49,7 @@ class Listener:
 def application(listener, **settings):
     """A server of one model that is in no registry."""
     config = ServeConfig(**{"models": MODELS, "allow_unreleased": True, **settings})
-    return build_api(config, Catalogue(config, Path()), listener)
+    return build_api(config, Catalogue(config, Path()), listener, IngressMetrics())
 
 
 @pytest.fixture
@@ -266,7 +267,7 @@ def test_who_hangs_up_is_not_listened_to_any_more(speech):
             raise
 
     async def main():
-        ear = Ear(ServeConfig(max_piece_seconds=8), Listener(listen))
+        ear = Ear(ServeConfig(max_piece_seconds=8), Listener(listen), IngressMetrics())
         parts = ear.hear(io.BytesIO(speech(60)), "medical-asr")
         await anext(parts)
         task = asyncio.ensure_future(anext(parts))

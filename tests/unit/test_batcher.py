@@ -8,6 +8,7 @@ from rayapp.asr.recogniser import Heard
 from rayapp.records import SAMPLE_RATE_HZ
 from serve.batcher import Batcher, OverloadError
 from serve.config import BatchingConfig
+from serve.metrics import RecogniserMetrics
 
 
 class Device:
@@ -40,7 +41,9 @@ def run(scenario, **settings):
     async def main():
         device = Device()
         try:
-            return await asyncio.wait_for(scenario(Batcher(BatchingConfig(**settings).on("cuda")), device), 20)
+            return await asyncio.wait_for(
+                scenario(Batcher(BatchingConfig(**settings).on("cuda"), RecogniserMetrics()), device), 20
+            )
         finally:
             device.free.release(1000)
 

@@ -17,6 +17,7 @@ from serve.api import build_api
 from serve.config import ServeConfig
 from serve.errors import ApiError
 from serve.keys import new_key, read_keys
+from serve.metrics import IngressMetrics
 from serve.models import Catalogue
 
 
@@ -106,7 +107,7 @@ def test_a_request_without_a_key_is_turned_away_before_its_upload_is_taken_in(ke
     async def main():
         models = ({"name": "medical-asr", "source": "model.nemo"},)
         config = ServeConfig(keys_file=file, models=models, allow_unreleased=True)
-        api = build_api(config, Catalogue(config, Path()), Nobody())
+        api = build_api(config, Catalogue(config, Path()), Nobody(), IngressMetrics())
         async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
             form = {"content-type": "multipart/form-data; boundary=b"}
             refused = await client.post("/v1/audio/transcriptions", content=upload(), headers=form)

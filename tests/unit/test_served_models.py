@@ -8,6 +8,7 @@ from rayapp.asr.whisper import WhisperRecogniser
 from rayapp.errors import UserError
 from rayapp.registry import CHAMPION, Registry
 from serve.config import ServeConfig
+from serve.metrics import RecogniserMetrics
 from serve.models import Catalogue
 from serve.shelf import Shelf
 
@@ -142,7 +143,7 @@ def test_adapters_share_their_base_and_each_is_heard_by_itself(folders):
         return WhisperRecogniser.load(folders / name).transcribe([AUDIO])[0].text
 
     async def main():
-        shelf = Shelf("cpu", on_device)
+        shelf = Shelf("cpu", on_device, RecogniserMetrics())
         models = {name: await shelf.open(name, folders / name) for name in ("ward-1", "base", "ward-2")}
         heard = {name: model([AUDIO], ())[0].text for name, model in models.items()}
         recogniser = models["base"].recogniser
