@@ -53,6 +53,14 @@ def load_config(
         if not sign or not key:
             raise UserError(f"--set {override!r} is not KEY=VALUE; for example --set training.epochs=3")
         _put(values, key.split("."), _scalar(text), source=f"--set {override}")
+    return checked_config(kind, values, path)
+
+
+def checked_config(kind: type[ConfigT], values: Mapping[str, Any], path: Path | None = None) -> ConfigT:
+    """Settings of `kind`. path: where the values come from.
+
+    Raises `UserError` as `load_config` does.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:

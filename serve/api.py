@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from rayapp.asr.long_audio import Cutting
 from rayapp.asr.recogniser import Heard, Phrases, Word
+from rayapp.asr.subtitles import as_srt, as_vtt
 from serve import formats
 from serve.config import ServeConfig
 from serve.errors import ApiError, a_fault, install
@@ -211,9 +212,9 @@ def _answer(form: TranscriptionForm, told: formats.Transcript, config: ServeConf
     if form.response_format == "text":
         return PlainTextResponse(told.text + "\n")
     if form.response_format == "srt":
-        return PlainTextResponse(formats.as_srt(told))
+        return PlainTextResponse(as_srt(told.words))
     if form.response_format == "vtt":
-        return PlainTextResponse(formats.as_vtt(told), media_type="text/vtt")
+        return PlainTextResponse(as_vtt(told.words), media_type="text/vtt")
     if form.response_format == "verbose_json":
         return JSONResponse(formats.as_verbose_json(told, form.granularities, form.temperature, config.uncertain_below))
     return JSONResponse(formats.as_json(told, bool(form.include)))

@@ -7,47 +7,111 @@ from typing import Annotated
 
 import typer
 
-from rayapp.cli.options import AsJson, Home
-from rayapp.cli.output import command_output
+from rayapp.cli.options import Address, AsJson, Home
+from rayapp.cli.output import BAD_INPUT, Output, command_output
 from rayapp.tracking import DEFAULT_HOME
+
+_MAX_BATCH_SECONDS = 120.0
 
 
 def command(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="FILES…", help="Recordings of any usual format and length.", show_default=False),
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PLACES…", help="Recordings, folders of them, or manifests; on disk or S3.", show_default=False
+        ),
     ],
     model: Annotated[
         str, typer.Option(help="Path of a model, name in the registry, or of Hugging Face's hub.")
     ] = "medical-asr",
+    output_folder: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="FOLDER",
+            help="Write transcripts there; without it, they are shown.",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="jsonl, parquet, text, srt or vtt; the last three are a file per recording.")
+    ] = "jsonl",
+    workers: Annotated[int, typer.Option(help="That listen at a time, each with a copy of the model.")] = 1,
+    gpus: Annotated[float, typer.Option(help="Of each worker; 0.25 lets four share one. 0 listens on CPUs.")] = 0,
     home: Home = DEFAULT_HOME,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Write down what is said in recordings.
 
-    Example: `rayapp transcribe note1.wav note2.flac`
+    With `--output` there may be any number of them: run again, it goes on where it was stopped.
+
+    Example: `rayapp transcribe note1.wav note2.flac`, or
+    `rayapp transcribe s3://bucket/calls --output runs/transcripts --format srt --workers 4`
     """
     with command_output(as_json) as output:
-        import numpy as np
+        if output_folder is None:
+            _show(output, places, model, home)
+            return
+        from pipelines.transcription.config import TranscriptionConfig
+        from pipelines.transcription.transcribe import FAILED, transcribe
+        from rayapp.config import checked_config
+        from rayapp.ray_session import ray_session
+        from rayapp.storage import join
 
-        from rayapp.audio.stream import decoded
-        from rayapp.records import SAMPLE_RATE_HZ
+        given = {
+            "places": places,
+            "output": output_folder,
+            "model": model,
+            "format": form,
+            "workers": workers,
+            "gpus_per_worker": gpus,
+        }
+        config = checked_config(TranscriptionConfig, given)
+        with output.step("transcribe", f"listening to {', '.join(places)}") as progress, ray_session(address):
+            outcome = transcribe(config, home, progress)
+        told = f"{outcome.transcribed} recordings, {outcome.seconds / 3600:.2f} h, were written down in {output_folder}"
+        earlier = f"{outcome.earlier} were there from an earlier run"
+        failed = f"{len(outcome.failures)} cannot be read: see {join(output_folder, FAILED)}"
+        output.result(
+            {
+                "output": output_folder,
+                "transcribed": outcome.transcribed,
+                "earlier": outcome.earlier,
+                "failed": len(outcome.failures),
+                "hours": round(outcome.seconds / 3600, 4),
+                "seconds_by_step": output.seconds_by_step,
+            },
+            told,
+            *([earlier] if outcome.earlier else []),
+            *([failed] if outcome.failures else []),
+        )
+        if outcome.failures:
+            raise typer.Exit(BAD_INPUT)
 
-        # A bad file is said before the model is loaded.
-        audio = [np.concatenate(list(decoded(path, name=str(path)))) for path in paths]
 
-        from rayapp.asr.resolve import resolve_recogniser
+def _show(output: Output, places: list[str], model: str, home: Path) -> None:
+    """A few recordings, heard in this process."""
+    from pipelines.transcription.listen import Failure, listen
+    from pipelines.transcription.recordings import find_recordings
+    from rayapp.asr.resolve import resolve_recogniser
 
-        path = resolve_recogniser(model, home)
-        with output.step("load", f"loading {model}"):
-            from rayapp.asr.long_audio import Cutting, hear_whole
-            from rayapp.asr.open import open_recogniser
+    recordings = find_recordings(places)
+    path = resolve_recogniser(model, home)
+    with output.step("load", f"loading {model}"):
+        from rayapp.asr.open import open_recogniser
 
-            recogniser = open_recogniser(path)
-        with output.step("transcribe", "listening"):
-            heard = hear_whole(recogniser, audio, Cutting())
-        rows = [
-            {"file": str(file), "seconds": round(len(samples) / SAMPLE_RATE_HZ, 2), "text": result.text}
-            for file, samples, result in zip(paths, audio, heard, strict=True)
-        ]
-        output.result({"transcripts": rows}, *(f"{row['file']}: {row['text']}" for row in rows))
+        recogniser = open_recogniser(path)
+    rows, failures = [], []
+    with output.step("transcribe", "listening") as progress:
+        for done, outcome in enumerate(listen(recogniser, recordings, _MAX_BATCH_SECONDS), start=1):
+            progress(done, len(recordings))
+            if isinstance(outcome, Failure):
+                failures.append({"file": outcome.name, "error": outcome.reason})
+            else:
+                rows.append({"file": outcome.name, "seconds": round(outcome.seconds, 2), "text": outcome.heard.text})
+    for failure in failures:
+        output.console.print(f"[bold red]error:[/] {failure['error']}")
+    output.result({"transcripts": rows, "failed": failures}, *(f"{row['file']}: {row['text']}" for row in rows))
+    if failures:
+        raise typer.Exit(BAD_INPUT)

@@ -1,0 +1,1 @@
+"""Recordings to text, as many as there are."""

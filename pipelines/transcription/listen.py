@@ -1,0 +1,120 @@
+"""What a worker does: recordings in, transcripts out, in bounded memory however long a recording is."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeAlias
+
+from pipelines.transcription.recordings import Recording
+from rayapp.asr.batching import transcribe_all
+from rayapp.asr.long_audio import Cutting, Joiner, Piece, pieces, whole
+from rayapp.asr.recogniser import Heard, Recogniser
+from rayapp.audio.stream import decoded
+from rayapp.errors import UserError
+from rayapp.manifest import Manifest
+from rayapp.records import SAMPLE_RATE_HZ, Audio
+from rayapp.storage import open_filesystem
+
+_WINDOW_BATCHES = 4
+"""So many batches' worth of pieces are held: enough to put alike ones together."""
+
+
+class Transcript(NamedTuple):
+    """What was said in a recording."""
+
+    name: str
+    heard: Heard
+    seconds: float
+
+
+class Failure(NamedTuple):
+    """A recording that could not be listened to."""
+
+    name: str
+    reason: str
+
+
+Outcome: TypeAlias = Transcript | Failure
+
+
+@dataclass
+class _Open:
+    """A recording of which something was read."""
+
+    name: str
+    joiner: Joiner = field(default_factory=Joiner)
+    parts: list[Heard] = field(default_factory=list)
+    seconds: float = 0.0
+    failure: str | None = None
+
+    def outcome(self) -> Outcome:
+        if self.failure is not None:
+            return Failure(self.name, self.failure)
+        return Transcript(self.name, whole([*self.parts, self.joiner.end()]), self.seconds)
+
+
+def listen(recogniser: Recogniser, recordings: Sequence[Recording], max_batch_seconds: float) -> Iterator[Outcome]:
+    """One outcome per recording, in order. The pieces of many are batched together, as long as they are not too many.
+
+    What cannot be read costs no other recording.
+    """
+    window: list[tuple[_Open, Piece]] = []
+    waiting: list[_Open] = []
+    held = 0.0
+    for recording, open_file in _with_files(recordings):
+        opened = _Open(recording.name)
+        waiting.append(opened)
+        for piece in _pieces(open_file, opened):
+            window.append((opened, piece))
+            held += len(piece.audio) / SAMPLE_RATE_HZ
+            if held > _WINDOW_BATCHES * max_batch_seconds:
+                _hear(recogniser, window, max_batch_seconds)
+                yield from (each.outcome() for each in waiting[:-1])
+                window, waiting, held = [], [opened], 0.0
+    _hear(recogniser, window, max_batch_seconds)
+    yield from (each.outcome() for each in waiting)
+
+
+def _hear(recogniser: Recogniser, window: Sequence[tuple[_Open, Piece]], max_batch_seconds: float) -> None:
+    audio = [piece.audio for _, piece in window]
+    heard = transcribe_all(recogniser, audio, times=True, max_batch_seconds=max_batch_seconds)
+    for (opened, piece), told in zip(window, heard, strict=True):
+        opened.parts.append(opened.joiner.add(piece, told))
+
+
+def _pieces(open_file: Callable[[], BinaryIO], opened: _Open) -> Iterator[Piece]:
+    try:
+        with open_file() as file:
+            yield from pieces(_counted(decoded(file, name=opened.name), opened), Cutting())
+    except (UserError, OSError) as error:
+        opened.failure = str(error)
+
+
+def _counted(blocks: Iterable[Audio], opened: _Open) -> Iterator[Audio]:
+    for block in blocks:
+        opened.seconds += len(block) / SAMPLE_RATE_HZ
+        yield block
+
+
+def _with_files(recordings: Sequence[Recording]) -> Iterator[tuple[Recording, Callable[[], BinaryIO]]]:
+    """What lies in a manifest is read together: a row alone takes as long as all that are stored with it."""
+    for (location, split), group in groupby(recordings, key=lambda recording: (recording.location, recording.split)):
+        if not split:
+            yield from ((recording, partial(_open, recording.location)) for recording in group)
+            continue
+        rows = list(group)
+        table = Manifest(location).take(split, [recording.row for recording in rows], ["audio"])
+        for recording, audio in zip(rows, table["audio"].to_pylist(), strict=True):
+            yield recording, partial(io.BytesIO, audio["bytes"])
+
+
+def _open(location: str) -> BinaryIO:
+    filesystem, path = open_filesystem(location)
+    if "://" not in location:
+        return Path(path).open("rb")
+    return filesystem.open_input_file(path)

@@ -1,0 +1,89 @@
+"""Which recordings lie at the places that were named: files, folders of files, manifests; on disk or on S3."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pyarrow import fs
+
+from rayapp.errors import UserError
+from rayapp.manifest import Manifest
+from rayapp.storage import join, key_of, name_of, open_filesystem
+
+_SUFFIXES = (
+    *(".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov", ".mp3", ".mp4"),
+    *(".mpeg", ".mpga", ".oga", ".ogg", ".opus", ".wav", ".webm"),
+)
+"""What a folder is searched for. A file that is named by itself may be called anything."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Where a recording lies."""
+
+    name: str
+    """By which its transcript is found: its path within the folder that was named, or its ID in a manifest."""
+    location: str
+    """Of the file, or of the manifest."""
+    bytes: int
+    split: str = ""
+    """Of the manifest; empty for a file."""
+    row: int = 0
+    """In the split."""
+
+
+def find_recordings(places: Sequence[str]) -> list[Recording]:
+    """All recordings at files, folders and manifests, in order; a folder is searched with what lies in its folders.
+
+    Where several places are named, a recording in a folder is called by the folder, too.
+
+    Raises `UserError` for a place without any, and for two of one name.
+    """
+    found: list[Recording] = []
+    for place in places:
+        there = list(_at(place))
+        if not there:
+            raise UserError(
+                f"{place} has no recordings; looked for are files that end in {', '.join(sorted(_SUFFIXES))}"
+            )
+        found += there
+    names = Counter(recording.name for recording in found)
+    if twice := next((name for name, times in names.items() if times > 1), None):
+        raise UserError(f"two recordings are called {twice}; give the folder that both lie in, or one after the other")
+    return found
+
+
+def _at(place: str) -> Iterator[Recording]:
+    filesystem, path = open_filesystem(place)
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
+            raise UserError(f"{place} does not exist")
+        if info.type == fs.FileType.File:
+            yield Recording(name_of(place), place, info.size)
+        elif key_of(place) is not None:
+            yield from _in_manifest(place)
+        else:
+            yield from _in_folder(place, filesystem, path)
+    except OSError as error:
+        raise UserError(f"{place} cannot be read: {error}") from error
+
+
+def _in_folder(place: str, filesystem: fs.FileSystem, path: str) -> Iterator[Recording]:
+    infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    for info in sorted(infos, key=lambda info: info.path):
+        name = info.path.removeprefix(path).lstrip("/")
+        hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
+        if info.type == fs.FileType.File and not hidden and PurePosixPath(name).suffix.lower() in _SUFFIXES:
+            yield Recording(name, join(place, name), info.size)
+
+
+def _in_manifest(place: str) -> Iterator[Recording]:
+    manifest = Manifest(place)
+    for split in manifest.splits:
+        columns = manifest.read(split, ["utterance_id", "duration_seconds"]).to_pydict()
+        for row, (name, seconds) in enumerate(zip(columns["utterance_id"], columns["duration_seconds"], strict=True)):
+            yield Recording(name, place, int((seconds or 0) * 16_000), split, row)
