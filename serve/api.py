@@ -19,7 +19,7 @@ from rayapp.asr.recogniser import Heard, Phrases, Word
 from rayapp.asr.subtitles import as_srt, as_vtt
 from serve import formats
 from serve.config import ServeConfig
-from serve.errors import ApiError, a_fault, install
+from serve.errors import ApiError, ErrorAnswer, a_fault, install
 from serve.keys import Authentication, read_keys
 from serve.metrics import CONTENT_TYPE, IngressMetrics, exposition
 from serve.models import Catalogue, ServedModel
@@ -28,6 +28,16 @@ from serve.transcription import Ear, Recognisers, all_of
 from serve.upload_limits import UploadLimits
 
 ResponseFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"]
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    kind: {"model": ErrorAnswer, "description": f"{whose} fault, in OpenAI's shape."}
+    for kind, whose in (("4XX", "The client's"), ("5XX", "The server's"))
+}
+_TRANSCRIPTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "What was said, in the format that was asked for, or as it is heard.",
+        "content": {kind: {} for kind in ("application/json", "text/plain", "text/vtt", "text/event-stream")},
+    }
+}
 MODEL = "x-rayapp-model"
 """Header that tells which version of a model listened."""
 _VAD_THRESHOLD = Cutting.threshold
@@ -39,7 +49,7 @@ class TranscriptionForm:
     """The fields of a transcription. Names of lists carry `[]`, those of `chunking_strategy` its brackets."""
 
     file: Annotated[UploadFile, File(description="Audio of any usual format, 8–48 kHz.")]
-    model: Annotated[str, Form()]
+    model: Annotated[str, Form(min_length=1)]
     language: Annotated[str | None, Form(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z]+)?$")] = None
     prompt: Annotated[str | None, Form(description="Its phrases of up to five words are likely to be said.")] = None
     response_format: Annotated[ResponseFormat, Form()] = "json"
@@ -122,11 +132,11 @@ def build_api(config: ServeConfig, catalogue: Catalogue, recognisers: Recogniser
         yield
         following.cancel()
 
-    api = FastAPI(title="rayapp", docs_url="/docs", lifespan=lifespan)
+    api = FastAPI(title="rayapp", lifespan=lifespan, responses=_ERRORS)
     install(api)
     ear = Ear(config, recognisers, metrics)
 
-    @api.post("/v1/audio/transcriptions", response_model=None)
+    @api.post("/v1/audio/transcriptions", response_model=None, responses=_TRANSCRIPTS)
     async def transcribe(request: Request, form: Annotated[TranscriptionForm, Depends()]) -> Response:
         metrics.stage_seconds.observe(time.perf_counter() - request.state.began, {"stage": "upload"})
         model = _named(form.model, catalogue)
@@ -145,7 +155,7 @@ def build_api(config: ServeConfig, catalogue: Catalogue, recognisers: Recogniser
         return answer
 
     @api.post("/v1/audio/translations", response_model=None)
-    async def translate(file: Annotated[UploadFile, File()], model: Annotated[str, Form()]) -> Response:
+    async def translate(file: Annotated[UploadFile, File()], model: Annotated[str, Form(min_length=1)]) -> Response:
         _named(model, catalogue)
         raise ApiError(
             400, f"{model} writes what is said in the language it is said in; use /v1/audio/transcriptions", "model"

@@ -42,7 +42,7 @@ _DRAIN_LOOK_SECONDS = 0.5
 """After which it looks again whether anything is left."""
 _LOGGING = {"encoding": "JSON", "log_level": "INFO", "enable_access_log": False}
 """One line of each request, see `serve.observation`; Ray's own would have the path as the client wrote it."""
-_log = logging.getLogger(f"ray.serve.{__name__}")
+_log = logging.getLogger(f"ray.{__name__}")
 
 
 class _Ingress:

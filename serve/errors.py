@@ -9,10 +9,28 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-_log = logging.getLogger(f"ray.serve.{__name__}")
+_log = logging.getLogger(f"ray.{__name__}")
+_FORM = "multipart/form-data"
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class ErrorDetails(BaseModel):
+    """What went wrong, as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None
+    """The field that is to blame."""
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer that is no success."""
+
+    error: ErrorDetails
 
 
 class ApiError(Exception):
@@ -32,7 +50,8 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        details = ErrorDetails(message=self.message, type=kind, param=self.param, code=self.code)
+        return ErrorAnswer(error=details).model_dump()
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.body(), self.status, self.headers)
@@ -64,7 +83,10 @@ def install(api: FastAPI) -> None:
         return error.response()
 
     @api.exception_handler(RequestValidationError)
-    async def on_validation_error(_request: Request, error: RequestValidationError) -> JSONResponse:
+    async def on_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
+        sent = request.headers.get("content-type", "")
+        if request.method == "POST" and not sent.startswith(_FORM):
+            return ApiError(400, f"the body must be {_FORM}, not {sent or 'of no type'}").response()
         first = error.errors()[0]
         param = next((str(place) for place in first["loc"][1:]), str(first["loc"][0]))
         return ApiError(400, f"{param}: {first['msg']}", param).response()

@@ -16,7 +16,7 @@ from rayapp.ray_session import cache_folder
 from rayapp.registry import Registry
 from serve.config import ModelConfig, ServeConfig
 
-_log = logging.getLogger(f"ray.serve.{__name__}")
+_log = logging.getLogger(f"ray.{__name__}")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ REQUEST_ID = "x-request-id"
 _HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 _HUNG_UP = 499
 """As nginx has it: whoever asked has gone before there was an answer."""
-_log = logging.getLogger(f"ray.serve.{__name__}")
+_log = logging.getLogger(f"ray.{__name__}")
 
 
 class Observation:

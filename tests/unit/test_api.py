@@ -5,9 +5,12 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import hypothesis
 import numpy as np
 import pytest
+import schemathesis
 import soundfile
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from rayapp.asr.recogniser import Heard, Word
 from rayapp.errors import UserError
@@ -32,6 +35,9 @@ class Listener:
 
     async def is_ready(self):
         return self.there
+
+    async def prepare(self, model):
+        raise AssertionError
 
     async def transcribe(self, model_id, samples, stream, admitted, phrases):
         self.phrases.append(phrases)
@@ -433,3 +439,78 @@ def test_what_a_lost_recogniser_had_is_given_to_another_once(lost):
     assert ask(death, heard) == heard
     with pytest.raises(type(death)):
         ask(death, death, heard)
+
+
+def part(head, content=b"x"):
+    return b"--b\r\nContent-Disposition: form-data; " + head + b"\r\n\r\n" + content + b"\r\n"
+
+
+FILE = part(b'name="file"; filename="a.wav"', wav(np.zeros(SAMPLE_RATE_HZ, np.float32)))
+MODEL = part(b'name="model"', b"medical-asr")
+FORM = "multipart/form-data; boundary=b"
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "status", "message"),
+    [
+        ([part(b'name="file"; filename="\xff\xfe.wav"', FILE.partition(b"\r\n\r\n")[2][:-2]), MODEL], FORM, 200, ""),
+        ([FILE, MODEL, part(b'name="\xff\xfe"', b"\xff\xfa"), part(b'name="prompt"', b"a\0b\xff")], FORM, 200, ""),
+        ([FILE, MODEL, *(part(b'name="f%d"' % n) for n in range(999))], FORM, 200, ""),
+        ([FILE, MODEL, *(part(b'name="f%d"' % n) for n in range(1000))], FORM, 400, "Too many fields"),
+        ([FILE, MODEL, part(b'name="prompt"', bytes(2_000_000))], FORM, 400, "exceeded maximum size"),
+        ([MODEL, part(b'name="file"', b"text")], FORM, 400, "Expected UploadFile"),
+        ([FILE, part(b'name="model"; filename="m"')], FORM, 400, "should be a valid string"),
+        ([FILE, MODEL], "multipart/form-data", 400, "Missing boundary"),
+        ([FILE, MODEL], "multipart/form-data; boundary=other", 400, "Invalid multipart data"),
+        ([b'{"model": "medical-asr"}'], "application/json", 400, "must be multipart/form-data, not application/json"),
+        ([FILE, MODEL], "", 400, "not of no type"),
+        ([b""], FORM, 400, "Field required"),
+    ],
+)
+def test_a_form_that_is_none_costs_nothing_but_itself(listener, parts, kind, status, message):
+    async def main():
+        transport = httpx.ASGITransport(application(listener), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            send = partial(client.post, URL, headers={"content-type": kind} if kind else {})
+            return await send(content=b"".join([*parts, b"--b--\r\n"])), await client.get("/healthz")
+
+    answer, after = asyncio.run(main())
+    assert (answer.status_code, after.status_code) == (status, 200), answer.text
+    if status != 200:
+        assert message in answer.json()["error"]["message"]
+
+
+def test_hours_in_a_small_file_are_decoded_up_to_the_limit_only(ask, listener):
+    """Opus of silence: a hundredth of a byte per sample."""
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="ogg") as container:
+        stream = container.add_stream("libopus", rate=16_000, layout="mono", options={"vbr": "on", "dtx": "1"})
+        for second in range(1200):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 16_000, 16_000 * second
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert len(file.getvalue()) < 300_000
+    answer = ask(file.getvalue(), {"max_audio_seconds": 60})
+    assert answer.status_code == 400
+    assert "is longer than 60 s" in answer.json()["error"]["message"]
+    assert listener.given == []
+
+
+SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", application(Listener()))
+
+
+@SCHEMA.parametrize()
+@hypothesis.settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(hypothesis.HealthCheck),
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
+def test_the_api_is_what_its_description_says(case):
+    """But for what no description can say: which bytes are audio, and which models there are."""
+    said = [positive_data_acceptance] if case.method == "POST" or case.path_parameters else []
+    case.call_and_validate(excluded_checks=said)
