@@ -1,8 +1,8 @@
 """Whether the server's memory stays what it is: over thousands of requests, and over one file of hours.
 
 The clips are those of `benchmarks.serving`, 2–6 s long, from 32 clients; the file is speech without end, as FLAC. Told
-is resident memory: `*_growth` is that of the last tenth of the time over that of the second tenth (in the first, what is
-done once is done), `*_mb` the most that there was.
+is resident memory: `*_growth` is that of the last tenth of the time over that of the second tenth (in the first, what
+is done once is done), `*_mb` the most that there was.
 """
 
 from __future__ import annotations

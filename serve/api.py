@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
+import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -24,6 +26,7 @@ from serve.keys import Authentication, read_keys
 from serve.metrics import CONTENT_TYPE, IngressMetrics, exposition
 from serve.models import Catalogue, ServedModel
 from serve.observation import Observation
+from serve.retention import Archive
 from serve.transcription import Ear, Recognisers, all_of
 from serve.upload_limits import UploadLimits
 
@@ -41,6 +44,7 @@ _TRANSCRIPTS: dict[int | str, dict[str, Any]] = {
 MODEL = "x-rayapp-model"
 """Header that tells which version of a model listened."""
 _VAD_THRESHOLD = Cutting.threshold
+_log = logging.getLogger(f"ray.{__name__}")
 _MOST_PHRASES, _LONGEST_PHRASE, _PROMPTED_WORDS = 500, 100, 5
 
 
@@ -135,6 +139,7 @@ def build_api(config: ServeConfig, catalogue: Catalogue, recognisers: Recogniser
     api = FastAPI(title="rayapp", lifespan=lifespan, responses=_ERRORS)
     install(api)
     ear = Ear(config, recognisers, metrics)
+    archive = Archive(config.retention) if config.retention else None
 
     @api.post("/v1/audio/transcriptions", response_model=None, responses=_TRANSCRIPTS)
     async def transcribe(request: Request, form: Annotated[TranscriptionForm, Depends()]) -> Response:
@@ -144,12 +149,18 @@ def build_api(config: ServeConfig, catalogue: Catalogue, recognisers: Recogniser
         form.check(model.language)
         parts = ear.hear(form.file.file, model.id, form.cutting(config), form.phrases)
         headers = {MODEL: model.id}
+
+        async def done(text: str, seconds: float) -> None:
+            request.state.audio_seconds = seconds
+            if archive:
+                await _keep(archive, request, form, text, metrics)
+
         if form.stream:
             first = await anext(parts)  # what is refused is refused by its status
-            events = _events(first, parts, form, request)
+            events = _events(first, parts, form, done)
             return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         heard, seconds = await all_of(parts)
-        request.state.audio_seconds = seconds
+        await done(heard.text, seconds)
         answer = _answer(form, formats.Transcript(heard.text, heard.words, seconds, model.language), config)
         answer.headers.update(headers)
         return answer
@@ -231,17 +242,20 @@ def _answer(form: TranscriptionForm, told: formats.Transcript, config: ServeConf
 
 
 async def _events(
-    first: Heard | float, following: AsyncIterator[Heard | float], form: TranscriptionForm, request: Request
+    first: Heard | float,
+    following: AsyncIterator[Heard | float],
+    form: TranscriptionForm,
+    done: Callable[[str, float], Awaitable[None]],
 ) -> AsyncIterator[str]:
     texts, words = list[str](), list[Word]()
     try:
         async for part in _chained(first, following):
             if isinstance(part, float):
-                request.state.audio_seconds = part
-                done: dict[str, Any] = {"text": " ".join(texts)}  # OpenAI's usage has tokens here, not seconds
+                whole: dict[str, Any] = {"text": " ".join(texts)}  # OpenAI's usage has tokens here, not seconds
                 if form.include:
-                    done["logprobs"] = formats.word_logprobs(words)
-                yield formats.event("transcript.text.done", **done)
+                    whole["logprobs"] = formats.word_logprobs(words)
+                await done(whole["text"], part)
+                yield formats.event("transcript.text.done", **whole)
             elif part.text:
                 delta: dict[str, Any] = {"delta": (" " if texts else "") + part.text}
                 if form.include:
@@ -254,6 +268,27 @@ async def _events(
         yield formats.event("error", **told.body())
         return
     yield "data: [DONE]\n\n"
+
+
+async def _keep(
+    archive: Archive, request: Request, form: TranscriptionForm, text: str, metrics: IngressMetrics
+) -> None:
+    """For audits. Where it cannot be written, the answer is given all the same, and the operators are told."""
+    state = request.state
+    told = {
+        "when": datetime.datetime.now(datetime.UTC).isoformat(),
+        "key": getattr(state, "key", ""),
+        "model": state.model,
+        "audio_seconds": state.audio_seconds,
+        "phrases": form.phrases,
+        "text": text,
+    }
+    try:
+        await form.file.seek(0)
+        await asyncio.to_thread(archive.keep, state.request_id, told, await form.file.read())
+    except OSError as error:
+        metrics.not_kept.inc()
+        _log.error("a request was not kept for audits: %s", error.strerror)
 
 
 async def _chained(first: Heard | float, following: AsyncIterator[Heard | float]) -> AsyncIterator[Heard | float]:

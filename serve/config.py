@@ -59,6 +59,17 @@ class ScalingConfig(StepConfig):
         return self
 
 
+class RetentionConfig(StepConfig):
+    """Where audio and answers are kept for audits, see `serve.retention`."""
+
+    folder: Path
+    """On storage that all ingresses reach."""
+    public_key: Path
+    """For which all of it is encrypted; `rayapp audit new-key` makes one, and the private key that opens it."""
+    keep_days: int = Field(default=30, ge=1)
+    """Days that are older are removed."""
+
+
 class ModelConfig(StepConfig):
     """A model that is served."""
 
@@ -123,6 +134,8 @@ class ServeConfig(StepConfig):
     """Uploads that are decoded at a time."""
     uncertain_below: float = Field(default=0.5, ge=0, le=1)
     """Words with less confidence are marked in `verbose_json`."""
+    retention: RetentionConfig | None = None
+    """Keep what is sent and answered, encrypted, for audits; unset, nothing of it is kept."""
     batching: BatchingConfig = BatchingConfig()
     """How requests share a replica's device."""
 

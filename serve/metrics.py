@@ -35,6 +35,7 @@ class IngressMetrics:
         self.open_requests = Gauge("rayapp_open_requests", "Requests that are being answered.")
         self.audio_seconds = Counter("rayapp_audio_seconds", "Audio that was answered with a text.", ("model",))
         self.stage_seconds = _stage_seconds()
+        self.not_kept = Counter("rayapp_requests_not_kept", "Answered, but not kept for audits as they should be.")
         self.failed_updates = Counter(
             "rayapp_failed_model_updates", "Times that the registry was not reached, or a version of it not loaded."
         )

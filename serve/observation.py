@@ -24,7 +24,7 @@ class Observation:
     """ASGI middleware, around all others: what they refuse is seen, too.
 
     What the log and the metrics are to have of a request, others put into its state: `key`, `model`, `audio_seconds`.
-    `began` is put there for them.
+    `began` and `request_id` are put there for them.
     """
 
     def __init__(self, app: ASGIApp, metrics: IngressMetrics, routes: Sequence[BaseRoute]) -> None:
@@ -38,8 +38,10 @@ class Observation:
         began, status, added = time.perf_counter(), _HUNG_UP, list(_HEADERS)
         state: dict[str, Any] = scope.setdefault("state", {})
         state["began"] = began
-        if REQUEST_ID.encode() not in dict(scope["headers"]):  # Ray's proxy names requests, too: then its name stays
-            added.append((REQUEST_ID.encode(), uuid.uuid4().hex.encode()))
+        state["request_id"] = dict(scope["headers"]).get(REQUEST_ID.encode(), b"").decode("latin-1")
+        if not state["request_id"]:  # Ray's proxy names requests, too: then its name stays
+            state["request_id"] = uuid.uuid4().hex
+            added.append((REQUEST_ID.encode(), state["request_id"].encode()))
 
         async def told(message: Message) -> None:
             nonlocal status

@@ -14,6 +14,7 @@ from rayapp.ray_session import require_room
 from serve.config import ModelConfig, ServeConfig
 from serve.keys import read_keys
 from serve.models import Catalogue
+from serve.retention import read_public_key
 from serve.tracing import tracing_config
 
 APPLICATION = "rayapp"
@@ -22,13 +23,17 @@ APPLICATION = "rayapp"
 def checked(config: ServeConfig, home: Path) -> ServeConfig:
     """With paths as replicas find them. What is wrong is said here, and not by a replica that does not start.
 
-    home: folder of the registry. Raises `UserError` for a model that is not there, and a file of keys that is none.
+    home: folder of the registry. Raises `UserError` for a model that is not there, and files of keys that are none.
     """
     Catalogue(config, home)
     models = tuple(_found(model) for model in config.models)
     if config.keys_file:
         read_keys(config.keys_file)
         config = config.model_copy(update={"keys_file": config.keys_file.absolute()})
+    if kept := config.retention:
+        read_public_key(kept.public_key)
+        paths = {"folder": kept.folder.absolute(), "public_key": kept.public_key.absolute()}
+        config = config.model_copy(update={"retention": kept.model_copy(update=paths)})
     return config.model_copy(update={"models": models})
 
 

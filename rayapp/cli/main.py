@@ -8,6 +8,7 @@ from rayapp.cli import (
     ablate,
     adapt,
     api_key,
+    audit,
     audition,
     doctor,
     evaluate,
@@ -63,7 +64,7 @@ for module in (
     doctor,
 ):
     app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)
-for group in (lexicon, manifest):
+for group in (lexicon, manifest, audit):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 
 
