@@ -43,6 +43,9 @@ def url():
         async def transcribe(self, model_id, samples, stream, admitted, phrases):
             return Heard(" ".join([*(word.text for word in WORDS), *phrases]), WORDS)
 
+        async def prepare(self, model):
+            raise AssertionError
+
     models = ({"name": "medical-asr", "source": "model.nemo"},)
     config = ServeConfig(models=models, allow_unreleased=True)
     api = build_api(config, Catalogue(config, Path()), Listener(), IngressMetrics())

@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from rayapp.asr.tiny_whisper import tiny_whisper
+from rayapp.audio.codec import encode_flac
 from rayapp.errors import UserError
 from rayapp.ids import path_id
 from rayapp.manifest import Manifest
@@ -100,8 +101,9 @@ def test_models_are_listed(client):
     assert client.models.retrieve("medical-asr").owned_by == "rayapp"
 
 
-def test_each_request_is_heard_by_the_model_that_it_names(client, recording):
-    ask = partial(client.audio.transcriptions.with_raw_response.create, file=recording)
+def test_each_request_is_heard_by_the_model_that_it_names(client, spoken):
+    speech = ("note.flac", encode_flac(spoken().audio))
+    ask = partial(client.audio.transcriptions.with_raw_response.create, file=speech)
     answers = [ask(model=name) for name in ("medical-asr", "whisper")]
     assert [answer.headers["x-rayapp-model"] for answer in answers] == ["medical-asr:1", "whisper"]
     told = {"extra_body": {"keywords[]": ["losartan"]}}

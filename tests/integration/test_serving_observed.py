@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from serve.run import free_port
 
 pytestmark = pytest.mark.slow
 
-PATIENCE_SECONDS = 120
-REQUEST_ID = "observed-7f3a"
+PATIENCE_SECONDS = 240
+REQUEST_ID = uuid.uuid4().hex
 
 
 @pytest.fixture(scope="module")

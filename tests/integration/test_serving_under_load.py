@@ -16,7 +16,7 @@ from serve.run import APPLICATION, deploy, free_port, serving
 
 pytestmark = pytest.mark.slow
 
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 240
 SCALING = ScalingConfig(max_replicas=3, target_pending_seconds=20, upscale_delay_seconds=0.5, downscale_delay_seconds=3)
 
 

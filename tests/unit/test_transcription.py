@@ -12,6 +12,7 @@ from rayapp.asr.recogniser import Heard, Word
 from rayapp.audio.codec import encode_flac
 from rayapp.errors import UserError
 from rayapp.records import SAMPLE_RATE_HZ
+from rayapp.storage import write_file
 
 
 class Seconds:
@@ -135,6 +136,17 @@ def test_what_is_written_need_not_be_heard_again(kind, tmp_path):
         suffix = {"text": "txt"}.get(kind, kind)
         assert files == [f"monday/note.{suffix}", f"silence.{suffix}"]
         assert "losartan" in (tmp_path / files[0]).read_text()
+
+
+def test_recordings_and_transcripts_may_lie_on_s3(record, s3):
+    write_file(s3("calls/monday/note.flac"), record("note.flac").read_bytes())
+    (recording,) = find_recordings([s3("calls")])
+    assert recording.name == "monday/note.flac"
+    told = list(listen(Seconds(), [recording], 40.0))
+    assert [word.text for word in told[0].heard.words] == ["w0", "w1"]
+    for kind in ("jsonl", "parquet", "srt"):
+        write_transcripts(told, s3(f"texts-{kind}"), kind)
+        assert remaining([recording], s3(f"texts-{kind}"), kind) == []
 
 
 def test_two_recordings_do_not_write_one_file(tmp_path):
