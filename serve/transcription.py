@@ -31,8 +31,6 @@ _PIECES_ON_THE_WAY = 4
 """Of one request: enough that the device need not wait, and few enough that hours of audio take no more room."""
 _TURN_SECONDS = 0.05
 """For which a decoder works for one request, before it looks whether others wait."""
-_LEAST_COUNT = 1e-9
-"""Ray's counters take nothing that is 0."""
 _END = object()
 
 
@@ -108,7 +106,7 @@ class Ear:
                 yield joiner.add(*await _first(waiting))
             yield joiner.end()
             self._metrics.stage_seconds.observe(source.busy_seconds, {"stage": "decode"})
-            self._metrics.audio_seconds.inc(max(source.seconds, _LEAST_COUNT), {"model": model_id})
+            self._metrics.audio_seconds.inc(source.seconds, {"model": model_id})
             yield source.seconds
         finally:
             for _, task in waiting:
