@@ -22,6 +22,8 @@ CHALLENGER = "challenger"
 """Alias of the version that was released last, and is not served."""
 _MOST_CHARACTERS = 1200
 """Of a reason: a tag has room for 5000 bytes."""
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""What MLflow calls an error that tells that something is not there."""
 _EVENT = "rayapp.event."
 """Begins the tags of a registered model that tell its history; MLflow keeps no other."""
 
@@ -198,13 +200,25 @@ class Registry:
 
         try:
             return str(self.client.get_model_version_by_alias(name, alias).version)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code not in _ABSENT:
+                raise
             known = ", ".join(f"{m.name}@{a}" for m in self.list() for a in m.aliases) or "none yet"
             raise UserError(f"the registry has no model {name}@{alias}; known: {known}") from None
 
     def fetch(self, name: str, version: str) -> Path:
-        """The `.nemo` file or Whisper folder of a version; from elsewhere it is fetched to this machine, once."""
-        source = self.client.get_model_version(name, version).source
+        """The `.nemo` file or Whisper folder of a version; from elsewhere it is fetched to this machine, once.
+
+        Raises `UserError` where there is none.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            source = self.client.get_model_version(name, version).source
+        except MlflowException as error:
+            if error.error_code not in _ABSENT:
+                raise
+            raise UserError(f"the registry has no version {version} of {name}") from None
         address = urlparse(source)
         if address.scheme in ("", "file"):
             return Path(unquote(address.path))

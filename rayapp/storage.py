@@ -165,9 +165,13 @@ def name_of(location: str | Path) -> str:
     return str(location).partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
-def write_file(location: str | Path, data: bytes | pa.Buffer) -> None:
-    """Write a whole file: under another name first, so that it is complete or absent."""
+def write_file(location: str | Path, data: bytes | pa.Buffer, *, name: str = "") -> None:
+    """Write a whole file: under another name first, so that it is complete or absent.
+
+    name: of the file in the folder `location`, where it may hold characters that mean something in a URI.
+    """
     filesystem, path = open_filesystem(location)
+    path = f"{path}/{name}" if name else path
     parent, _, name = path.rpartition("/")
     aside = f"{parent}/.{name}.{uuid.uuid4().hex[:8]}.tmp"  # two writers of one file do not meet
     filesystem.create_dir(parent)

@@ -129,17 +129,20 @@ class TranscriptionForm:
 
 def build_api(config: ServeConfig, catalogue: Catalogue, recognisers: Recognisers, metrics: IngressMetrics) -> ASGIApp:
     """The whole server, but for where it listens."""
+    archive = Archive(config.retention) if config.retention else None
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
-        following = asyncio.create_task(catalogue.follow(recognisers.prepare, metrics.failed_updates.inc))
+        tasks = [asyncio.create_task(catalogue.follow(recognisers.prepare, metrics.failed_updates.inc))]
+        if archive:
+            tasks.append(asyncio.create_task(archive.clear()))
         yield
-        following.cancel()
+        for task in tasks:
+            task.cancel()
 
     api = FastAPI(title="rayapp", lifespan=lifespan, responses=_ERRORS)
     install(api)
     ear = Ear(config, recognisers, metrics)
-    archive = Archive(config.retention) if config.retention else None
 
     @api.post("/v1/audio/transcriptions", response_model=None, responses=_TRANSCRIPTS)
     async def transcribe(request: Request, form: Annotated[TranscriptionForm, Depends()]) -> Response:
@@ -157,7 +160,7 @@ def build_api(config: ServeConfig, catalogue: Catalogue, recognisers: Recogniser
 
         if form.stream:
             first = await anext(parts)  # what is refused is refused by its status
-            events = _events(first, parts, form, done)
+            events = _events(first, parts, form, request, done)
             return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         heard, seconds = await all_of(parts)
         await done(heard.text, seconds)
@@ -245,6 +248,7 @@ async def _events(
     first: Heard | float,
     following: AsyncIterator[Heard | float],
     form: TranscriptionForm,
+    request: Request,
     done: Callable[[str, float], Awaitable[None]],
 ) -> AsyncIterator[str]:
     texts, words = list[str](), list[Word]()
@@ -265,6 +269,7 @@ async def _events(
                 yield formats.event("transcript.text.delta", **delta)
     except Exception as error:  # the status was sent already
         told = error if isinstance(error, ApiError) else a_fault(error)
+        request.state.status = told.status
         yield formats.event("error", **told.body())
         return
     yield "data: [DONE]\n\n"

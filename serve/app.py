@@ -65,7 +65,7 @@ class _Ingress:
             return True
         application = get_replica_context().app_name
         deployments = (await asyncio.to_thread(status)).applications[application].deployments
-        return bool(deployments[Recognisers.name].replica_states.get("RUNNING"))
+        return bool(deployments[RecogniserDeployment.name].replica_states.get("RUNNING"))
 
     async def transcribe(
         self, model_id: str, samples: Samples, stream: str, admitted: bool, phrases: Phrases
@@ -96,7 +96,7 @@ class _Ingress:
         return self._handle.options(multiplexed_model_id=model_id)
 
 
-Recognisers = deployment(
+RecogniserDeployment = deployment(
     max_ongoing_requests=_MOST_AT_A_TIME,
     max_queued_requests=_MOST_AT_A_TIME,
     logging_config=_LOGGING,
@@ -104,7 +104,7 @@ Recognisers = deployment(
     graceful_shutdown_wait_loop_s=_DRAIN_LOOK_SECONDS,
 )(RecogniserReplica)
 # The ingress itself turns away what is too much, in OpenAI's shape; Ray's own bounds are there for when it hangs.
-Transcriptions = deployment(
+IngressDeployment = deployment(
     max_ongoing_requests=4 * _MOST_AT_A_TIME,
     max_queued_requests=_MOST_AT_A_TIME,
     logging_config=_LOGGING,
@@ -119,7 +119,7 @@ def build(config: ServeConfig, home: Path) -> Application:
 
     home: folder of the registry, on every node, unless `MLFLOW_TRACKING_URI` names another one.
     """
-    recognisers = Recognisers.options(
+    recognisers = RecogniserDeployment.options(
         autoscaling_config=autoscaling(config.scaling),
         max_surge_percent=100 if config.scaling.spare_copy else 0,
         ray_actor_options={
@@ -127,7 +127,7 @@ def build(config: ServeConfig, home: Path) -> Application:
             "num_gpus": config.gpus_per_replica,
         },
     ).bind(config, home.absolute())
-    return Transcriptions.options(num_replicas=config.ingresses, ray_actor_options={"num_cpus": INGRESS_CPUS}).bind(
+    return IngressDeployment.options(num_replicas=config.ingresses, ray_actor_options={"num_cpus": INGRESS_CPUS}).bind(
         config, home.absolute(), recognisers
     )
 

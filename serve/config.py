@@ -84,7 +84,9 @@ class ModelConfig(StepConfig):
     @property
     def registered(self) -> tuple[str, str] | None:
         """Name and alias in the registry; None for what is elsewhere."""
-        found = _REGISTERED.fullmatch(self.source or f"{self.name}@champion")
+        if self.source is None:
+            return self.name, "champion"
+        found = _REGISTERED.fullmatch(self.source)
         return (found[1], found[2]) if found else None
 
 
@@ -93,9 +95,9 @@ class ServeConfig(StepConfig):
 
     models: tuple[ModelConfig, ...] = Field(default=(ModelConfig(name="medical-asr"),), min_length=1)
     """What clients can ask for."""
-    models_in_memory: int = Field(default=4, ge=2)
+    models_in_memory: int | None = Field(default=None, ge=2)
     """Most models in each copy of the recogniser, the versions that an alias pointed to before among them; who has not
-    been asked for longest goes. Adapters to one base share it."""
+    been asked for longest goes. Unset, two more than there are `models`. Adapters to one base share it."""
     registry_poll_seconds: float = Field(default=10, gt=0)
     """So often the registry is asked where the aliases point to: a version that was promoted is served some two such
     times later."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,15 @@ from filelock import FileLock
 
 from rayapp.asr.cache import local_copy
 from rayapp.asr.resolve import resolve_recogniser
+from rayapp.errors import UserError
+from rayapp.ids import content_id
 from rayapp.ray_session import cache_folder
 from rayapp.registry import Registry
+from rayapp.tracking import tracking_uri
 from serve.config import ModelConfig, ServeConfig
 
+_RETRY_SECONDS = 300.0
+"""After which a version that could not be prepared is tried again."""
 _log = logging.getLogger(f"ray.{__name__}")
 
 
@@ -42,12 +48,18 @@ class Catalogue:
     """
 
     def __init__(self, config: ServeConfig, home: Path) -> None:
-        """home: folder of the registry. Raises `UserError` for a model that it has not."""
+        """home: folder of the registry.
+
+        While the registry is away, the versions are those that this machine was told last. Raises `UserError` for a
+        model that it has not.
+        """
         self._models = {model.name: model for model in config.models}
         self._home, self._poll_seconds, self._copies = home, config.registry_poll_seconds, config.copy_models
         self._registry: Registry | None = None
-        self._current = self._looked_up()
-        self._prepared: set[ServedModel] = set()
+        self._current = {name: self._look_up(model) for name, model in self._models.items()}
+        self._prepared: dict[str, ServedModel] = {}
+        self._broken: dict[ServedModel, float] = {}
+        """When they may be tried again."""
 
     @property
     def current(self) -> Mapping[str, ServedModel]:
@@ -57,30 +69,39 @@ class Catalogue:
     async def follow(
         self, prepare: Callable[[ServedModel], Awaitable[None]], failed: Callable[[], None] = lambda: None
     ) -> None:
-        """Asks the registry now and then, for ever. What an alias points to now is served after it was prepared, and
-        one round later: by then, all replicas have it.
-
-        failed: called when the registry is away, or a version cannot be prepared: then all stays as it is.
-        """
+        """Asks the registry now and then, for ever; see `update`."""
         while True:
             await asyncio.sleep(self._poll_seconds)
+            await self.update(prepare, failed)
+
+    async def update(
+        self, prepare: Callable[[ServedModel], Awaitable[None]], failed: Callable[[], None] = lambda: None
+    ) -> None:
+        """What an alias points to now is served after it was prepared, and one round later: by then, all replicas have
+        it.
+
+        failed: called for each model whose alias cannot be looked up, or whose version cannot be prepared: it stays as
+            it is, and costs the others nothing.
+        """
+        for name in self._models:
             try:
-                await self.update(prepare)
+                await self._update(name, prepare)
             except Exception as error:  # a registry has many ways to be away, and a model to be broken
                 failed()
-                _log.error("what is served stays as it is: %s: %s", type(error).__name__, error)
+                _log.error("%s stays as it is: %s", self._current[name].id, type(error).__name__, exc_info=True)
 
-    async def update(self, prepare: Callable[[ServedModel], Awaitable[None]]) -> None:
-        """One round of `follow`."""
-        for name, model in (await asyncio.to_thread(self._looked_up)).items():
-            if model == self._current[name]:
-                self._prepared.discard(model)
-            elif model in self._prepared:
-                _log.warning("%s is served instead of %s", model.id, self._current[name].id)
-                self._current = {**self._current, name: model}
-            else:
-                await prepare(model)
-                self._prepared.add(model)
+    async def _update(self, name: str, prepare: Callable[[ServedModel], Awaitable[None]]) -> None:
+        model = await asyncio.to_thread(self._ask, self._models[name])
+        if model == self._current[name]:
+            self._prepared.pop(name, None)
+        elif self._prepared.get(name) == model:
+            _log.warning("%s is served instead of %s", model.id, self._current[name].id)
+            self._current = {**self._current, name: model}
+        elif time.monotonic() >= self._broken.get(model, 0.0):
+            self._broken[model] = time.monotonic() + _RETRY_SECONDS  # each try may cost another model its place
+            await prepare(model)
+            del self._broken[model]
+            self._prepared[name] = model
 
     def fetch(self, model_id: str) -> Path:
         """The file or folder of a model by its `ServedModel.id`, which is fetched when this machine has it not yet.
@@ -88,26 +109,53 @@ class Catalogue:
         Raises `UserError` where it cannot be had.
         """
         name, _, version = model_id.partition(":")
-        model, lock = self._models[name], cache_folder() / "fetch.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        model, lock = self._models[name], _memory("fetch", model_id).with_suffix(".lock")
         with FileLock(lock):  # each replica of this machine wants it
-            if model.registered:
-                path = self._open_registry().fetch(model.registered[0], version)
-            else:
-                path = resolve_recogniser(model.source or name, self._home)
-            return local_copy(path) if self._copies else path
+            path = self._fetched(model, version)
+            return local_copy(path) if self._copies and not path.is_relative_to(cache_folder()) else path
 
-    def _looked_up(self) -> dict[str, ServedModel]:
-        return {
-            model.name: ServedModel(model.name, self._version(model), model.language) for model in self._models.values()
-        }
+    def _fetched(self, model: ModelConfig, version: str) -> Path:
+        if not model.registered:
+            return resolve_recogniser(model.source or model.name, self._home)
+        name, _ = model.registered
+        told = _memory("version", tracking_uri(self._home), name, version)
+        if told.is_file() and (path := Path(told.read_text())).exists():  # the registry may be away
+            return path
+        path = self._open_registry().fetch(name, version)
+        told.write_text(str(path))
+        return path
 
-    def _version(self, model: ModelConfig) -> str:
+    def _look_up(self, model: ModelConfig) -> ServedModel:
+        """As `_ask`, or what was told last."""
+        try:
+            return self._ask(model)
+        except UserError:  # the registry knows that there is none
+            raise
+        except Exception as error:
+            told = self._last_told(model)
+            if not told.is_file():
+                raise
+            _log.error("the registry is away (%s); %s is what it told last", type(error).__name__, model.name)
+            return ServedModel(model.name, told.read_text(), model.language)
+
+    def _ask(self, model: ModelConfig) -> ServedModel:
         if model.registered is None:
-            return ""
-        return self._open_registry().version_of(*model.registered)
+            return ServedModel(model.name, "", model.language)
+        version = self._open_registry().version_of(*model.registered)
+        self._last_told(model).write_text(version)
+        return ServedModel(model.name, version, model.language)
+
+    def _last_told(self, model: ModelConfig) -> Path:
+        return _memory("alias", tracking_uri(self._home), *(model.registered or ()))
 
     def _open_registry(self) -> Registry:
         if self._registry is None:
             self._registry = Registry(self._home)
         return self._registry
+
+
+def _memory(*key: str) -> Path:
+    """A file of this machine, to remember something in."""
+    folder = cache_folder() / "served"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / content_id(list(key))

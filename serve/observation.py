@@ -23,7 +23,8 @@ _log = logging.getLogger(f"ray.{__name__}")
 class Observation:
     """ASGI middleware, around all others: what they refuse is seen, too.
 
-    What the log and the metrics are to have of a request, others put into its state: `key`, `model`, `audio_seconds`.
+    What the log and the metrics are to have of a request, others put into its state: `key`, `model`, `audio_seconds`,
+    and the `status` of what was refused after a stream had begun with 200.
     `began` and `request_id` are put there for them.
     """
 
@@ -55,7 +56,7 @@ class Observation:
             await self.app(scope, receive, told)
         finally:
             self._count(-1)
-            self._note(scope, status, time.perf_counter() - began)
+            self._note(scope, state.get("status", status), time.perf_counter() - began)
 
     def _count(self, more: int) -> None:
         self._open += more

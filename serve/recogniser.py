@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Sequence
 from pathlib import Path
+from traceback import format_tb
 
 import numpy as np
 from ray.serve import get_multiplexed_model_id, multiplexed
@@ -19,6 +22,9 @@ from serve.transcription import Answer, PhrasesRefused, Refusal, Samples
 
 _MOST_FAILURES = 8
 """In a row: one request that cannot be heard has up to two."""
+_SPARE_MODELS = 2
+"""Versions before or after those that are served."""
+_log = logging.getLogger(f"ray.{__name__}")
 
 
 class RecogniserReplica:
@@ -34,18 +40,35 @@ class RecogniserReplica:
         async def load(model_id: str) -> OpenModel:
             return await shelf.open(model_id, await asyncio.to_thread(catalogue.fetch, model_id))
 
-        self._model = multiplexed(load, max_num_models_per_replica=config.models_in_memory)
-        for model in [*catalogue.current.values()][: config.models_in_memory]:
-            await self.prepare(model)
+        most = config.models_in_memory or len(config.models) + _SPARE_MODELS
+        self._model = multiplexed(load, max_num_models_per_replica=most)
+        await self._prepare_all([*catalogue.current.values()][:most])
         self._following = asyncio.create_task(catalogue.follow(self.prepare))
+
+    async def _prepare_all(self, models: Sequence[ServedModel]) -> None:
+        """One that cannot be loaded costs the others nothing: a request names its version, and may mean one before."""
+        errors = list[Exception]()
+        for model in models:
+            try:
+                await self.prepare(model)
+            except Exception as error:
+                errors.append(error)
+                _log.error("%s cannot be loaded: %s", model.id, type(error).__name__, exc_info=True)
+        if len(errors) == len(models):
+            raise errors[0]
 
     async def prepare(self, model: ServedModel) -> None:
         """Load a model that is to be asked for soon."""
-        await self._model(model.id)
+        await self._loaded(model.id)
+
+    async def _loaded(self, model_id: str) -> OpenModel:
+        # Shielded: who hangs up meanwhile is to stop no load, which its thread would go on with beside another one.
+        model: OpenModel = await asyncio.shield(self._model(model_id))
+        return model
 
     async def transcribe(self, samples: Samples, stream: str, admitted: bool, phrases: Phrases) -> Answer:
         """See `serve.transcription.Recogniser`; which model is meant, Ray Serve tells."""
-        model = await self._model(get_multiplexed_model_id())
+        model = await self._loaded(get_multiplexed_model_id())
         if phrases and not model.recogniser.takes_phrases:
             return PhrasesRefused()
         audio = samples.astype(np.float32) / 32768
@@ -53,6 +76,9 @@ class RecogniserReplica:
             return await self._batcher.transcribe(model, audio, stream, phrases=phrases, admitted=admitted)
         except OverloadError as error:
             return Refusal(error.retry_after_seconds)
+        except Exception as error:  # its message may tell of the audio, and Ray would put it into logs and traces
+            _log.error("a batch failed: %s at\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
+            raise RuntimeError(f"{type(error).__name__} in the recogniser") from None
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Ray asks now and then, see `serve.scaling`."""

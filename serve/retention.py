@@ -6,11 +6,13 @@ with X25519, HKDF-SHA256 and AES-256-GCM); `rayapp audit` makes keys and opens w
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import hashlib
 import json
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from serve.config import RetentionConfig
 
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _SUFFIX = ".hpke"
+_CLEAR_SECONDS = 3600.0
 
 
 class Archive:
@@ -33,25 +36,27 @@ class Archive:
     def __init__(self, config: RetentionConfig) -> None:
         """Raises `UserError` for a key that is none."""
         self._folder, self._days, self._key = config.folder, config.keep_days, read_public_key(config.public_key)
-        self._cleared: datetime.date | None = None
 
     def keep(self, request_id: str, told: Mapping[str, Any], audio: bytes) -> None:
         """told: what is to be known of the request, which can be written as JSON. audio: as it was sent."""
-        today = datetime.datetime.now(datetime.UTC).date()
-        if self._cleared != today:
-            self._clear(today)
         header = json.dumps({"request_id": request_id, **told}, ensure_ascii=False).encode()
-        folder = self._folder / today.isoformat()
+        folder = self._folder / _today().isoformat()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as aside:  # readable by its owner alone
             aside.write(_SUITE.encrypt(header + b"\n" + audio, self._key))
-        Path(aside.name).replace(folder / _file_name(request_id))
+        Path(aside.name).replace(folder / f"{_mark(request_id)}-{uuid.uuid4().hex}{_SUFFIX}")
 
-    def _clear(self, today: datetime.date) -> None:
-        self._cleared = today
+    async def clear(self) -> None:
+        """Remove the days that are old enough, now and each hour, for ever."""
+        while True:
+            await asyncio.to_thread(self._clear)
+            await asyncio.sleep(_CLEAR_SECONDS)
+
+    def _clear(self) -> None:
+        oldest = (_today() - datetime.timedelta(days=self._days)).isoformat()
         for folder in self._folder.glob("????-??-??"):
-            if folder.name < (today - datetime.timedelta(days=self._days)).isoformat():
-                shutil.rmtree(folder)
+            if folder.name < oldest:
+                shutil.rmtree(folder, ignore_errors=True)  # another ingress may be at it
 
 
 def new_key(path: Path) -> Path:
@@ -84,24 +89,34 @@ def read_public_key(path: Path) -> X25519PublicKey:
     return key
 
 
-def open_kept(folder: Path, request_id: str, private_key: Path) -> tuple[dict[str, Any], bytes]:
-    """What was told of a request, and its audio. Raises `UserError` where it was not kept, or not for this key."""
+def open_kept(folder: Path, request_id: str, private_key: Path) -> list[tuple[dict[str, Any], bytes]]:
+    """What was told of each request of an ID, and its audio, in their order: clients may choose one again.
+
+    Raises `UserError` where none was kept, or not for this key.
+    """
     try:
         key = serialization.load_pem_private_key(private_key.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{private_key} is no private key without a password: {error}") from None
     if not isinstance(key, X25519PrivateKey):
         raise UserError(f"{private_key} is a private key of another kind than X25519; it opens nothing here")
-    found = sorted(folder.glob(f"????-??-??/{_file_name(request_id)}"))
+    found = sorted(folder.glob(f"????-??-??/{_mark(request_id)}-*{_SUFFIX}"), key=lambda file: file.stat().st_mtime)
     if not found:
         raise UserError(f"{folder} holds nothing of the request {request_id}")
-    try:
-        header, _, audio = _SUITE.decrypt(found[-1].read_bytes(), key).partition(b"\n")
-    except (InvalidTag, ValueError):
-        raise UserError(f"{found[-1]} cannot be opened with {private_key}: it was sealed for another key") from None
-    return json.loads(header), audio
+    kept = []
+    for file in found:
+        try:
+            header, _, audio = _SUITE.decrypt(file.read_bytes(), key).partition(b"\n")
+        except (InvalidTag, ValueError):
+            raise UserError(f"{file} cannot be opened with {private_key}: it was sealed for another key") from None
+        kept.append((json.loads(header), audio))
+    return kept
 
 
-def _file_name(request_id: str) -> str:
-    """A client may choose the ID: it is not to choose a path."""
-    return hashlib.sha256(request_id.encode()).hexdigest()[:32] + _SUFFIX
+def _mark(request_id: str) -> str:
+    """Begins a file's name. A client may choose the ID: it is not to choose a path."""
+    return hashlib.sha256(request_id.encode()).hexdigest()[:32]
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()

@@ -36,11 +36,18 @@ class OpenModel:
     def __call__(self, audio: Sequence[Audio], phrases: Sequence[Phrases]) -> list[Heard]:
         """On the device's thread, as the others of the shelf: they may share a recogniser."""
         began = time.monotonic()
-        if self.adaptable:
-            self.adaptable.use_adapter(self.adapter)
-        heard = self.recogniser.transcribe(audio, times=True, phrases=phrases)
+        heard = self._transcribe(audio, phrases)
         self._count(audio, heard, time.monotonic() - began)
         return heard
+
+    def warm_up(self) -> None:
+        """The first batch is slow: it is not to be a client's."""
+        self._transcribe([np.zeros(SAMPLE_RATE_HZ, np.float32)], ())
+
+    def _transcribe(self, audio: Sequence[Audio], phrases: Sequence[Phrases]) -> list[Heard]:
+        if self.adaptable:
+            self.adaptable.use_adapter(self.adapter)
+        return self.recogniser.transcribe(audio, times=True, phrases=phrases)
 
     def _count(self, audio: Sequence[Audio], heard: Sequence[Heard], busy_seconds: float) -> None:
         told, metrics, samples = {"model": self.id}, self.metrics, sum(map(len, audio))
@@ -73,6 +80,8 @@ class Shelf:
         The device goes on meanwhile, but for what must not be done beside a model that listens. Raises `UserError` for
         what is no model.
         """
+        if model := self._open.get(model_id):  # it had to go, but somebody still listens with it
+            return model
         base, adapter = await asyncio.to_thread(_parts, path)
         recogniser = self._recognisers.get(base)
         if recogniser is None:
@@ -80,7 +89,7 @@ class Shelf:
         if adapter:
             await self._on_device(partial(self._load_adapter, recogniser, model_id, adapter))
         model = OpenModel(model_id, recogniser, _adaptable(recogniser), model_id if adapter else None, self._metrics)
-        await self._on_device(partial(model, [np.zeros(SAMPLE_RATE_HZ, np.float32)], ()))  # slow: not a client's
+        await self._on_device(model.warm_up)
         self._open[model_id] = model
         return model
 

@@ -24,7 +24,7 @@ from serve.config import ServeConfig
 from serve.errors import ApiError, busy
 from serve.metrics import IngressMetrics
 from serve.models import ServedModel
-from serve.tracing import tracer
+from serve.tracing import span
 
 Samples: TypeAlias = "NDArray[np.int16]"
 _PIECES_ON_THE_WAY = 4
@@ -117,7 +117,7 @@ class Ear:
         """None at the end. Decoders take turns, so that an hour of silence holds nobody up."""
         loop = asyncio.get_running_loop()
         try:
-            with tracer.start_as_current_span("decode"):
+            with span("decode"):
                 while (found := await loop.run_in_executor(self._decoders, source.turn)) is None:
                     pass
         except UserError as error:
@@ -126,8 +126,7 @@ class Ear:
 
     async def _listen(self, audio: Audio, model_id: str, stream: str, admitted: bool, phrases: Phrases) -> Answer:
         samples = (audio * 32767).astype(np.int16)
-        told: dict[str, float | str] = {"audio.seconds": len(audio) / SAMPLE_RATE_HZ, "model": model_id}
-        with tracer.start_as_current_span("piece", attributes=told):
+        with span("piece", audio_seconds=len(audio) / SAMPLE_RATE_HZ, model=model_id):
             return await self._recognisers.transcribe(model_id, samples, stream, admitted, phrases)
 
 

@@ -10,6 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 
+from pyarrow import fs
+
 from pipelines.transcription.recordings import Recording
 from rayapp.asr.batching import transcribe_all
 from rayapp.asr.long_audio import Cutting, Joiner, Piece, pieces, whole
@@ -43,7 +45,7 @@ Outcome: TypeAlias = Transcript | Failure
 
 
 @dataclass
-class _Open:
+class _Unfinished:
     """A recording of which something was read."""
 
     name: str
@@ -63,11 +65,11 @@ def listen(recogniser: Recogniser, recordings: Sequence[Recording], max_batch_se
 
     What cannot be read costs no other recording.
     """
-    window: list[tuple[_Open, Piece]] = []
-    waiting: list[_Open] = []
+    window: list[tuple[_Unfinished, Piece]] = []
+    waiting: list[_Unfinished] = []
     held = 0.0
     for recording, open_file in _with_files(recordings):
-        opened = _Open(recording.name)
+        opened = _Unfinished(recording.name)
         waiting.append(opened)
         for piece in _pieces(open_file, opened):
             window.append((opened, piece))
@@ -80,14 +82,22 @@ def listen(recogniser: Recogniser, recordings: Sequence[Recording], max_batch_se
     yield from (each.outcome() for each in waiting)
 
 
-def _hear(recogniser: Recogniser, window: Sequence[tuple[_Open, Piece]], max_batch_seconds: float) -> None:
-    audio = [piece.audio for _, piece in window]
-    heard = transcribe_all(recogniser, audio, times=True, max_batch_seconds=max_batch_seconds)
+def _hear(recogniser: Recogniser, window: Sequence[tuple[_Unfinished, Piece]], max_batch_seconds: float) -> None:
+    try:
+        audio = [piece.audio for _, piece in window]
+        heard = transcribe_all(recogniser, audio, times=True, max_batch_seconds=max_batch_seconds)
+    except Exception as error:
+        if len(window) > 1:  # the fault may be one's: the others are not to suffer for it
+            for each in window:
+                _hear(recogniser, [each], max_batch_seconds)
+        else:
+            window[0][0].failure = f"{type(error).__name__}: {error}"
+        return
     for (opened, piece), told in zip(window, heard, strict=True):
         opened.parts.append(opened.joiner.add(piece, told))
 
 
-def _pieces(open_file: Callable[[], BinaryIO], opened: _Open) -> Iterator[Piece]:
+def _pieces(open_file: Callable[[], BinaryIO], opened: _Unfinished) -> Iterator[Piece]:
     try:
         with open_file() as file:
             yield from pieces(_counted(decoded(file, name=opened.name), opened), Cutting())
@@ -95,7 +105,7 @@ def _pieces(open_file: Callable[[], BinaryIO], opened: _Open) -> Iterator[Piece]
         opened.failure = str(error)
 
 
-def _counted(blocks: Iterable[Audio], opened: _Open) -> Iterator[Audio]:
+def _counted(blocks: Iterable[Audio], opened: _Unfinished) -> Iterator[Audio]:
     for block in blocks:
         opened.seconds += len(block) / SAMPLE_RATE_HZ
         yield block
@@ -103,18 +113,30 @@ def _counted(blocks: Iterable[Audio], opened: _Open) -> Iterator[Audio]:
 
 def _with_files(recordings: Sequence[Recording]) -> Iterator[tuple[Recording, Callable[[], BinaryIO]]]:
     """What lies in a manifest is read together: a row alone takes as long as all that are stored with it."""
-    for (location, split), group in groupby(recordings, key=lambda recording: (recording.location, recording.split)):
+    for (place, split), group in groupby(recordings, key=lambda recording: (recording.place, recording.split)):
+        together = list(group)
         if not split:
-            yield from ((recording, partial(_open, recording.location)) for recording in group)
+            yield from ((recording, partial(_open_file, recording)) for recording in together)
             continue
-        rows = list(group)
-        table = Manifest(location).take(split, [recording.row for recording in rows], ["audio"])
-        for recording, audio in zip(rows, table["audio"].to_pylist(), strict=True):
-            yield recording, partial(io.BytesIO, audio["bytes"])
+        try:
+            rows = (
+                Manifest(place).take(split, [recording.row for recording in together], ["audio"])["audio"].to_pylist()
+            )
+        except (UserError, OSError) as error:
+            yield from ((recording, partial(_refuse, str(error))) for recording in together)
+            continue
+        for recording, audio in zip(together, rows, strict=True):
+            there = bool(audio and audio["bytes"])
+            open_row = partial(io.BytesIO, audio["bytes"]) if there else partial(_refuse, "the row holds no audio")
+            yield recording, open_row
 
 
-def _open(location: str) -> BinaryIO:
-    filesystem, path = open_filesystem(location)
-    if "://" not in location:
-        return Path(path).open("rb")
-    return filesystem.open_input_file(path)
+def _open_file(recording: Recording) -> BinaryIO:
+    filesystem, _ = open_filesystem(recording.place)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        return Path(recording.path).open("rb")
+    return filesystem.open_input_file(recording.path)
+
+
+def _refuse(reason: str) -> BinaryIO:
+    raise UserError(reason)

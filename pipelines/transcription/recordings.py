@@ -11,7 +11,8 @@ from pyarrow import fs
 
 from rayapp.errors import UserError
 from rayapp.manifest import Manifest
-from rayapp.storage import join, key_of, name_of, open_filesystem
+from rayapp.records import SAMPLE_RATE_HZ
+from rayapp.storage import key_of, name_of, open_filesystem
 
 _SUFFIXES = (
     *(".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov", ".mp3", ".mp4"),
@@ -20,17 +21,23 @@ _SUFFIXES = (
 """What a folder is searched for. A file that is named by itself may be called anything."""
 
 
+_BYTES_PER_SECOND = 2 * SAMPLE_RATE_HZ
+
+
 @dataclass(frozen=True)
 class Recording:
     """Where a recording lies."""
 
     name: str
     """By which its transcript is found: its path within the folder that was named, or its ID in a manifest."""
-    location: str
-    """Of the file, or of the manifest."""
-    bytes: int
+    place: str
+    """That was named: a file, a folder, or a manifest."""
+    size_bytes: int
+    """Of the file; as much as its audio takes uncompressed, in a manifest."""
+    path: str = ""
+    """Of the file, in the place's filesystem; empty for one in a manifest."""
     split: str = ""
-    """Of the manifest; empty for a file."""
+    """Of the manifest."""
     row: int = 0
     """In the split."""
 
@@ -38,21 +45,17 @@ class Recording:
 def find_recordings(places: Sequence[str]) -> list[Recording]:
     """All recordings at files, folders and manifests, in order; a folder is searched with what lies in its folders.
 
-    Where several places are named, a recording in a folder is called by the folder, too.
-
     Raises `UserError` for a place without any, and for two of one name.
     """
     found: list[Recording] = []
     for place in places:
         there = list(_at(place))
         if not there:
-            raise UserError(
-                f"{place} has no recordings; looked for are files that end in {', '.join(sorted(_SUFFIXES))}"
-            )
+            raise UserError(f"{place} has no recordings: no file ends in {', '.join(_SUFFIXES)}")
         found += there
     names = Counter(recording.name for recording in found)
     if twice := next((name for name, times in names.items() if times > 1), None):
-        raise UserError(f"two recordings are called {twice}; give the folder that both lie in, or one after the other")
+        raise UserError(f"two recordings are called {twice}; give the folder that both lie in")
     return found
 
 
@@ -63,7 +66,7 @@ def _at(place: str) -> Iterator[Recording]:
         if info.type == fs.FileType.NotFound:
             raise UserError(f"{place} does not exist")
         if info.type == fs.FileType.File:
-            yield Recording(name_of(place), place, info.size)
+            yield Recording(name_of(place), place, info.size, path)
         elif key_of(place) is not None:
             yield from _in_manifest(place)
         else:
@@ -78,7 +81,7 @@ def _in_folder(place: str, filesystem: fs.FileSystem, path: str) -> Iterator[Rec
         name = info.path.removeprefix(path).lstrip("/")
         hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
         if info.type == fs.FileType.File and not hidden and PurePosixPath(name).suffix.lower() in _SUFFIXES:
-            yield Recording(name, join(place, name), info.size)
+            yield Recording(name, place, info.size, info.path)
 
 
 def _in_manifest(place: str) -> Iterator[Recording]:
@@ -86,4 +89,5 @@ def _in_manifest(place: str) -> Iterator[Recording]:
     for split in manifest.splits:
         columns = manifest.read(split, ["utterance_id", "duration_seconds"]).to_pydict()
         for row, (name, seconds) in enumerate(zip(columns["utterance_id"], columns["duration_seconds"], strict=True)):
-            yield Recording(name, place, int((seconds or 0) * 16_000), split, row)
+            size = int((seconds or 0) * _BYTES_PER_SECOND)
+            yield Recording(name, place, size, split=split, row=row)

@@ -18,16 +18,18 @@ from rayapp.ids import path_id
 from rayapp.ray_session import require_room
 from rayapp.storage import join, open_filesystem, remove_file, write_file
 
-FAILED = "failed.jsonl"
-"""What could not be listened to, and why; tried again by the next run."""
-_MODEL = ".model"
-"""Which model made the transcripts of a folder: those of two are not to be mixed."""
+FAILED = "_failed.jsonl"
+"""What could not be listened to, and why; tried again by the next run. Readers of folders pass over such names."""
+_ORIGIN = "_origin.json"
+"""Which model made the transcripts of a folder, and of what: they are known by names within the places."""
+_MOST_DEATHS = 2
+"""Of workers, that a chunk survives."""
 _CHUNK_RECORDINGS, _CHUNK_BYTES = 64, 64 << 20
 """Of a shard, and of what a worker that dies has done for nothing."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Transcribed:
     """What became of the recordings."""
 
     transcribed: int
@@ -40,19 +42,20 @@ class Outcome:
 
 def transcribe(
     config: TranscriptionConfig, home: Path, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Outcome:
+) -> Transcribed:
     """Write a transcript of each recording that has none in the output yet.
 
     home: folder of the registry. progress: is told how many recordings are done, of how many.
 
-    Raises `UserError` for places without recordings, a model that cannot be had, an output that another model made,
-    and more workers than this machine has room for.
+    Raises `UserError` for places without recordings, a model that cannot be had, an output that another model made, or
+    that is of other places, and more workers than this machine has room for.
     """
     import ray
 
-    model = resolve_recogniser(config.model, home)
+    config = config.model_copy(update={"places": tuple(map(_whole, config.places)), "output": _whole(config.output)})
+    model = resolve_recogniser(config.model, home).absolute()
     recordings = find_recordings(config.places)
-    _claim(config.output, path_id(model), config.model)
+    _claim(config.output, {"model": path_id(model), "places": list(config.places)})
     left = remaining(recordings, config.output, config.format)
     earlier, failures, seconds = len(recordings) - len(left), list[Failure](), 0.0
     done = earlier
@@ -60,12 +63,13 @@ def transcribe(
         require_room(config.workers, config.workers * config.gpus_per_worker, f"lower workers ({config.workers})")
         chunks = [{"recordings": json.dumps([asdict(each) for each in chunk])} for chunk in _chunks(left)]
         receipts = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
-            Listener,
+            Worker,
             fn_constructor_args=(model, config),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=config.workers),
             num_cpus=1,
             num_gpus=config.gpus_per_worker,
+            max_task_retries=_MOST_DEATHS,
         )
         progress(done, len(recordings))
         for receipt in receipts.iter_rows():
@@ -74,11 +78,11 @@ def transcribe(
             done += receipt["recordings"]
             progress(done, len(recordings))
     _tell(config.output, failures)
-    return Outcome(len(left) - len(failures), earlier, tuple(failures), seconds)
+    return Transcribed(len(left) - len(failures), earlier, tuple(failures), seconds)
 
 
-class Listener:
-    """A worker with a copy of the model; its rows are chunks of recordings, and become receipts."""
+class Worker:
+    """Has a copy of the model; its rows are chunks of recordings, and become receipts."""
 
     def __init__(self, model: Path, config: TranscriptionConfig) -> None:
         from rayapp.asr.open import open_recogniser
@@ -91,7 +95,7 @@ class Listener:
         recordings = [Recording(**each) for each in json.loads(text)]
         outcomes = list(listen(self._recogniser, recordings, self._config.max_batch_seconds))
         transcripts = [each for each in outcomes if isinstance(each, Transcript)]
-        write_transcripts(transcripts, self._config.output, self._config.format)
+        write_transcripts(transcripts, recordings, self._config.output, self._config.format)
         failures = [each for each in outcomes if isinstance(each, Failure)]
         return {
             "recordings": [len(recordings)],
@@ -103,26 +107,32 @@ class Listener:
 def _chunks(recordings: Sequence[Recording]) -> Iterator[list[Recording]]:
     chunk, there = list[Recording](), 0
     for recording in recordings:
-        if chunk and (len(chunk) == _CHUNK_RECORDINGS or there + recording.bytes > _CHUNK_BYTES):
+        if chunk and (len(chunk) == _CHUNK_RECORDINGS or there + recording.size_bytes > _CHUNK_BYTES):
             yield chunk
             chunk, there = [], 0
         chunk.append(recording)
-        there += recording.bytes
+        there += recording.size_bytes
     if chunk:
         yield chunk
 
 
-def _claim(output: str, model_id: str, name: str) -> None:
-    """Note the model in a folder that has none. Raises `UserError` for one of another model."""
-    filesystem, path = open_filesystem(join(output, _MODEL))
+def _whole(location: str) -> str:
+    """Workers start elsewhere: a relative path would mean another folder there."""
+    return location if "://" in location else str(Path(location).absolute())
+
+
+def _claim(output: str, origin: Mapping[str, Any]) -> None:
+    """Note the origin in a folder that has none. Raises `UserError` for one of another."""
+    filesystem, path = open_filesystem(join(output, _ORIGIN))
     try:
         with filesystem.open_input_stream(path) as stream:
-            before = stream.read().decode()
+            before = json.loads(stream.read().decode())
     except FileNotFoundError:
-        write_file(join(output, _MODEL), model_id.encode())
+        write_file(join(output, _ORIGIN), json.dumps(origin).encode())
         return
-    if before != model_id:
-        raise UserError(f"{output} holds transcripts of another model than {name}; choose another folder")
+    if before != origin:
+        other = "of another model" if before["model"] != origin["model"] else f"of {', '.join(before['places'])}"
+        raise UserError(f"{output} holds transcripts {other}; choose another folder")
 
 
 def _tell(output: str, failures: Sequence[Failure]) -> None:

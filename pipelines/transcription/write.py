@@ -18,7 +18,7 @@ from pipelines.transcription.recordings import Recording
 from rayapp.asr.subtitles import as_srt, as_vtt
 from rayapp.errors import UserError
 from rayapp.ids import content_id
-from rayapp.storage import join, list_files, open_filesystem, write_file
+from rayapp.storage import list_files, open_filesystem, write_file
 
 _SUFFIXES: dict[Format, str] = {"jsonl": ".jsonl", "parquet": ".parquet", "text": ".txt", "srt": ".srt", "vtt": ".vtt"}
 _SHARD = "transcripts-"
@@ -28,15 +28,19 @@ _SCHEMA = pa.schema(
 )
 
 
-def write_transcripts(transcripts: Sequence[Transcript], output: str, kind: Format) -> None:
-    """kind: a shard of all of them, or a file for each, called as its recording."""
+def write_transcripts(
+    transcripts: Sequence[Transcript], recordings: Sequence[Recording], output: str, kind: Format
+) -> None:
+    """kind: a shard of all of them, or a file for each, called as its recording.
+
+    recordings: that were listened to, the failed ones too. A shard is called after them: tried again, it is replaced.
+    """
     if kind in ("jsonl", "parquet"):
-        if transcripts:
-            name = f"{_SHARD}{content_id([each.name for each in transcripts])}{_SUFFIXES[kind]}"
-            write_file(join(output, name), _shard([_row(each) for each in transcripts], kind))
+        name = f"{_SHARD}{content_id([each.name for each in recordings])}{_SUFFIXES[kind]}"
+        write_file(output, _shard([_row(each) for each in transcripts], kind), name=name)
         return
     for each in transcripts:
-        write_file(join(output, file_name(each.name, kind)), _alone(each, kind).encode())
+        write_file(output, _alone(each, kind).encode(), name=file_name(each.name, kind))
 
 
 def file_name(recording: str, kind: Format) -> str:
@@ -89,7 +93,8 @@ def _shards(output: str, kind: Format) -> list[str]:
 def _lines(output: str, shard: str) -> list[str]:
     filesystem, path = open_filesystem(output)
     with filesystem.open_input_stream(f"{path}/{shard}") as stream:
-        return stream.read().decode().splitlines()
+        # not `splitlines`: texts may hold other ends of lines
+        return stream.read().decode().split("\n")[:-1]
 
 
 def _row(transcript: Transcript) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from rayapp.cli.options import AsJson
 from rayapp.cli.output import command_output
@@ -38,14 +40,24 @@ def read_command(
     audio: Annotated[Path | None, typer.Option(help="Write what was sent there.", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was answered to a request, and write down its audio where asked.
+    """Show what was answered to a request, and write its audio to a new file where asked.
+
+    Of several requests that had the same ID all are shown, and the audio is that of the last.
 
     Example: `rayapp audit read /shared/audit 5f0c9e --key audit.pem --audio note.wav`
     """
     with command_output(as_json) as output:
+        from rayapp.errors import UserError
         from serve.retention import open_kept
 
-        told, sent = open_kept(folder, request_id, key)
+        kept = open_kept(folder, request_id, key)
         if audio:
-            audio.write_bytes(sent)
-        output.result(told, *(f"{name}: {value}" for name, value in told.items()))
+            try:
+                with os.fdopen(os.open(audio, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+                    file.write(kept[-1][1])
+            except OSError as error:
+                raise UserError(f"{audio} cannot be written: {error.strerror}") from None
+        told = [told for told, _ in kept]
+        output.result(
+            {"requests": told}, *(escape(f"{name}: {value}") for each in told for name, value in each.items())
+        )

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from rayapp.cli.options import Address, AsJson, Home
 from rayapp.cli.output import BAD_INPUT, Output, command_output
+from rayapp.errors import UserError
 from rayapp.tracking import DEFAULT_HOME
 
 _MAX_BATCH_SECONDS = 120.0
@@ -34,10 +36,16 @@ def command(
         ),
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="jsonl, parquet, text, srt or vtt; the last three are a file per recording.")
-    ] = "jsonl",
-    workers: Annotated[int, typer.Option(help="That listen at a time, each with a copy of the model.")] = 1,
-    gpus: Annotated[float, typer.Option(help="Of each worker; 0.25 lets four share one. 0 listens on CPUs.")] = 0,
+        str | None,
+        typer.Option(
+            "--format", help="jsonl (the default), parquet, text, srt or vtt; the last three are a file per recording."
+        ),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="That listen at a time, each with a copy of the model.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="Of each worker; 0.25 lets four share one.")] = None,
+    max_batch_seconds: Annotated[
+        float | None, typer.Option(help="Of audio, padding included, that fit into a worker's share of the memory.")
+    ] = None,
     home: Home = DEFAULT_HOME,
     address: Address = None,
     as_json: AsJson = False,
@@ -50,7 +58,11 @@ def command(
     `rayapp transcribe s3://bucket/calls --output runs/transcripts --format srt --workers 4`
     """
     with command_output(as_json) as output:
+        settings = {"format": form, "workers": workers, "gpus_per_worker": gpus, "max_batch_seconds": max_batch_seconds}
+        given = {name: value for name, value in settings.items() if value is not None}
         if output_folder is None:
+            if given:
+                raise UserError(f"{', '.join(given)}: to be of use, they need --output FOLDER")
             _show(output, places, model, home)
             return
         from pipelines.transcription.config import TranscriptionConfig
@@ -59,15 +71,8 @@ def command(
         from rayapp.ray_session import ray_session
         from rayapp.storage import join
 
-        given = {
-            "places": places,
-            "output": output_folder,
-            "model": model,
-            "format": form,
-            "workers": workers,
-            "gpus_per_worker": gpus,
-        }
-        config = checked_config(TranscriptionConfig, given)
+        whole = {"places": places, "output": output_folder, "model": model, **given}
+        config = checked_config(TranscriptionConfig, whole)
         with output.step("transcribe", f"listening to {', '.join(places)}") as progress, ray_session(address):
             outcome = transcribe(config, home, progress)
         told = f"{outcome.transcribed} recordings, {outcome.seconds / 3600:.2f} h, were written down in {output_folder}"
@@ -111,7 +116,7 @@ def _show(output: Output, places: list[str], model: str, home: Path) -> None:
             else:
                 rows.append({"file": outcome.name, "seconds": round(outcome.seconds, 2), "text": outcome.heard.text})
     for failure in failures:
-        output.console.print(f"[bold red]error:[/] {failure['error']}")
-    output.result({"transcripts": rows, "failed": failures}, *(f"{row['file']}: {row['text']}" for row in rows))
+        output.console.print(f"[bold red]error:[/] {escape(failure['error'])}")
+    output.result({"transcripts": rows, "failed": failures}, *(escape(f"{row['file']}: {row['text']}") for row in rows))
     if failures:
         raise typer.Exit(BAD_INPUT)

@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from rayapp.tracking.mlflow_run import MlflowRun, open_client
+from rayapp.tracking.mlflow_run import MlflowRun, open_client, tracking_uri
 
-__all__ = ["DEFAULT_HOME", "TrackedRun", "Tracker", "open_client", "tracked_run"]
+__all__ = ["DEFAULT_HOME", "TrackedRun", "Tracker", "open_client", "tracked_run", "tracking_uri"]
 
 DEFAULT_HOME = Path("runs/quickstart/tracking")
 """Where runs are tracked and recognisers registered, unless `MLFLOW_TRACKING_URI` names a server or file."""

@@ -16,6 +16,7 @@ from pipelines.transcription.config import TranscriptionConfig
 from pipelines.transcription.transcribe import transcribe
 from rayapp.audio.codec import encode_flac
 from rayapp.errors import UserError
+from rayapp.ids import path_id
 from rayapp.manifest import Manifest
 
 pytestmark = pytest.mark.slow
@@ -48,17 +49,23 @@ def test_a_second_run_hears_what_is_new_and_what_failed(ray, recordings, small_m
     first = transcribe(settings, tmp_path, lambda done, total: told.append((done, total)))
     assert (first.transcribed, first.earlier, [each.name for each in first.failures]) == (3, 0, ["broken.wav"])
     assert told[-1] == (4, 4)
-    assert json.loads((tmp_path / "out/failed.jsonl").read_text())["name"] == "broken.wav"
+    assert json.loads((tmp_path / "out/_failed.jsonl").read_text())["name"] == "broken.wav"
     assert (tmp_path / "out/day-0/note.srt").is_file()
     second = transcribe(settings, tmp_path)
     assert (second.transcribed, second.earlier, len(second.failures)) == (0, 3, 1)
 
 
-def test_transcripts_of_two_models_are_not_mixed(ray, recordings, small_model, tmp_path):
+def test_transcripts_of_two_models_or_places_are_not_mixed(recordings, small_model, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/.model").write_text("another")
-    with pytest.raises(UserError, match="holds transcripts of another model"):
-        transcribe(config(recordings, tmp_path / "out", small_model), tmp_path)
+    origin = tmp_path / "out/_origin.json"
+    model = {"model": path_id(small_model / "model.nemo")}
+    for before, message in (
+        ({"model": "other", "places": []}, "holds transcripts of another model"),
+        (model | {"places": ["/monday"]}, "holds transcripts of /monday; choose another folder"),
+    ):
+        origin.write_text(json.dumps(before))
+        with pytest.raises(UserError, match=message):
+            transcribe(config(recordings, tmp_path / "out", small_model), tmp_path)
 
 
 def test_a_manifest_is_heard_as_its_audio(ray, small_manifest, small_model, tmp_path):

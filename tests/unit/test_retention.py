@@ -1,3 +1,4 @@
+import asyncio
 import datetime
 import json
 
@@ -20,10 +21,11 @@ def test_what_is_kept_can_be_read_with_the_private_key_alone(settings, tmp_path)
     (file,) = (path for path in settings.folder.rglob("*") if path.is_file())
     assert file.stat().st_mode & 0o077 == 0
     assert not [word for word in (b"losartan", b"RIFF", b"note") if word in file.read_bytes()]
-    assert open_kept(settings.folder, "../../note", tmp_path / "audit.pem") == (
-        {"request_id": "../../note", **TOLD},
-        b"RIFF losartan\nwave",
-    )
+    Archive(settings).keep("../../note", {"text": "again"}, b"again")
+    assert open_kept(settings.folder, "../../note", tmp_path / "audit.pem") == [
+        ({"request_id": "../../note", **TOLD}, b"RIFF losartan\nwave"),
+        ({"request_id": "../../note", "text": "again"}, b"again"),
+    ]
     new_key(tmp_path / "other.pem")
     with pytest.raises(UserError, match="was sealed for another key"):
         open_kept(settings.folder, "../../note", tmp_path / "other.pem")
@@ -38,9 +40,17 @@ def test_days_that_are_old_enough_are_removed(settings):
     for days in (1, 2, 3, 40):
         (settings.folder / (today - datetime.timedelta(days=days)).isoformat()).mkdir(parents=True)
     (settings.folder / "notes").mkdir()
-    Archive(settings).keep("a", TOLD, b"")
-    kept = sorted(path.name for path in settings.folder.iterdir())
-    assert kept == sorted([(today - datetime.timedelta(days=days)).isoformat() for days in (0, 1, 2)] + ["notes"])
+    kept = sorted([(today - datetime.timedelta(days=days)).isoformat() for days in (1, 2)] + ["notes"])
+
+    async def main():
+        clearing = [asyncio.create_task(Archive(settings).clear()) for _ in range(2)]
+        async with asyncio.timeout(20):
+            while sorted(path.name for path in settings.folder.iterdir()) != kept:
+                await asyncio.sleep(0.01)
+        for task in clearing:
+            task.cancel()
+
+    asyncio.run(main())
 
 
 def test_a_key_is_never_overwritten_and_one_that_is_none_is_said(settings, tmp_path):
@@ -52,7 +62,6 @@ def test_a_key_is_never_overwritten_and_one_that_is_none_is_said(settings, tmp_p
 
 
 def test_a_server_keeps_what_it_was_told_to_and_nothing_else(settings, tmp_path, spoken):
-    import asyncio
     from pathlib import Path
 
     import httpx
@@ -86,7 +95,7 @@ def test_a_server_keeps_what_it_was_told_to_and_nothing_else(settings, tmp_path,
 
     asyncio.run(main())
     for name in ("whole", "stream"):
-        told, sent = open_kept(settings.folder, name, tmp_path / "audit.pem")
+        ((told, sent),) = open_kept(settings.folder, name, tmp_path / "audit.pem")
         assert (told["text"], told["model"], told["phrases"]) == ("Take losartan.", "medical-asr", ["losartan"])
         assert sent == audio
         json.dumps(told)

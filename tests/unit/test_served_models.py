@@ -6,7 +6,7 @@ import pytest
 
 from rayapp.asr.whisper import WhisperRecogniser
 from rayapp.errors import UserError
-from rayapp.registry import CHAMPION, Registry
+from rayapp.registry import CHALLENGER, CHAMPION, Registry
 from serve.config import ServeConfig
 from serve.metrics import RecogniserMetrics
 from serve.models import Catalogue
@@ -60,20 +60,66 @@ def test_what_an_alias_points_to_now_is_served_after_it_was_prepared_and_so_back
     assert prepared == ["medical-asr:2", "medical-asr:1"]
 
 
-def test_a_version_that_cannot_be_loaded_is_never_served(catalogue, registry, caplog):
-    async def broken(_model):
-        raise UserError("no model")
+def test_a_version_that_cannot_be_loaded_is_never_served_and_costs_no_other_model(registry, monkeypatch):
+    two = [{"name": "medical-asr"}, {"name": "other", "source": "medical-asr@challenger"}]
+    registry.promote("medical-asr", "1", CHALLENGER)
+    catalogue, tries, failures = Catalogue(ServeConfig(models=two), registry.home), [], []
+
+    async def prepare(model):
+        tries.append(model.id)
+        if model.name == "medical-asr":
+            raise UserError("no model")
 
     async def rounds():
-        registry.promote("medical-asr", "2", CHAMPION)
-        catalogue._poll_seconds = 0.001
-        following = asyncio.create_task(catalogue.follow(broken))
-        while caplog.text.count("stays as it is: UserError: no model") < 3:
-            await asyncio.sleep(0.01)
-        following.cancel()
+        for alias in (CHAMPION, CHALLENGER):
+            registry.promote("medical-asr", "2", alias)
+        for _ in range(3):
+            await catalogue.update(prepare, lambda: failures.append(1))
+        assert served(catalogue) == ["medical-asr:1", "other:2"]
+        assert tries == ["medical-asr:2", "other:2"]
+        monkeypatch.setattr("serve.models._RETRY_SECONDS", 0.0)
+        catalogue._broken.clear()
+        await catalogue.update(prepare, lambda: failures.append(1))
+        assert tries.count("medical-asr:2") == len(failures) == 2
 
-    asyncio.run(asyncio.wait_for(rounds(), 30))
-    assert served(catalogue) == ["medical-asr:1"]
+    asyncio.run(rounds())
+
+
+def test_an_alias_that_is_gone_leaves_its_model_as_it_is(registry):
+    two = [{"name": "trial", "source": "medical-asr@challenger"}, {"name": "medical-asr"}]
+    registry.promote("medical-asr", "1", CHALLENGER)
+    catalogue, failures = Catalogue(ServeConfig(models=two), registry.home), []
+
+    async def prepare(_model):
+        pass
+
+    async def rounds():
+        registry.client.delete_registered_model_alias("medical-asr", CHALLENGER)
+        registry.promote("medical-asr", "2", CHAMPION)
+        for _ in range(2):
+            await catalogue.update(prepare, lambda: failures.append(1))
+
+    asyncio.run(rounds())
+    assert served(catalogue) == ["trial:1", "medical-asr:2"]
+    assert len(failures) == 2
+
+
+def test_while_the_registry_is_away_what_it_told_last_is_served(registry, monkeypatch, tmp_path):
+    monkeypatch.setenv("RAYAPP_CACHE", str(tmp_path / "disk"))
+    told = Catalogue(ServeConfig(), registry.home)
+    assert told.fetch("medical-asr:1").read_text() == "1"
+
+    def away(*_):
+        raise ConnectionError
+
+    monkeypatch.setattr(Registry, "version_of", away)
+    monkeypatch.setattr(Registry, "fetch", away)
+    anew = Catalogue(ServeConfig(), registry.home)
+    assert served(anew) == ["medical-asr:1"]
+    assert anew.fetch("medical-asr:1").read_text() == "1"
+    monkeypatch.setenv("RAYAPP_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(ConnectionError):
+        Catalogue(ServeConfig(), registry.home)
 
 
 def test_a_version_is_fetched_by_what_it_is_called(catalogue):
@@ -148,6 +194,7 @@ def test_adapters_share_their_base_and_each_is_heard_by_itself(folders):
         heard = {name: model([AUDIO], ())[0].text for name, model in models.items()}
         recogniser = models["base"].recogniser
         assert all(model.recogniser is recogniser for model in models.values())
+        assert await shelf.open("ward-1", folders / "ward-1") is models["ward-1"]
         del models["ward-1"]
         models["again"] = await shelf.open("again", folders / "ward-1")
         assert recogniser.adapters == ("ward-2", "again")

@@ -105,7 +105,7 @@ def test_an_hour_is_never_held_as_a_whole(spoken, monkeypatch):
 
     monkeypatch.setattr(module, "decoded", decoded)
     monkeypatch.setattr(module, "transcribe_all", watched)
-    (told,) = listen(Seconds(), [Recording("hour", __file__, 0)], 30.0)
+    (told,) = listen(Seconds(), [Recording("hour", __file__, 0, __file__)], 30.0)
     assert told.seconds == 3600
     assert told.heard.words[-1].end_seconds == pytest.approx(3600, abs=1)
     assert max(held) <= 4 * 30.0 + 30.0
@@ -123,7 +123,7 @@ RECORDINGS = [Recording(name, "", 1) for name in ("monday/note.flac", "silence.w
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "text", "srt", "vtt"])
 def test_what_is_written_need_not_be_heard_again(kind, tmp_path):
-    write_transcripts(TRANSCRIPTS, str(tmp_path), kind)
+    write_transcripts(TRANSCRIPTS, RECORDINGS[:2], str(tmp_path), kind)
     assert [each.name for each in remaining(RECORDINGS, str(tmp_path), kind)] == ["new.mp3"]
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     if kind == "jsonl":
@@ -139,14 +139,43 @@ def test_what_is_written_need_not_be_heard_again(kind, tmp_path):
 
 
 def test_recordings_and_transcripts_may_lie_on_s3(record, s3):
-    write_file(s3("calls/monday/note.flac"), record("note.flac").read_bytes())
-    (recording,) = find_recordings([s3("calls")])
-    assert recording.name == "monday/note.flac"
-    told = list(listen(Seconds(), [recording], 40.0))
-    assert [word.text for word in told[0].heard.words] == ["w0", "w1"]
+    names = ["50 % of it.flac", "monday/note #1?.flac"]
+    for name in names:
+        write_file(s3("calls"), record("note.flac").read_bytes(), name=name)
+    recordings = find_recordings([s3("calls")])
+    assert [recording.name for recording in recordings] == names
+    told = list(listen(Seconds(), recordings, 40.0))
+    assert [len(each.heard.words) for each in told] == [2, 2]
     for kind in ("jsonl", "parquet", "srt"):
-        write_transcripts(told, s3(f"texts-{kind}"), kind)
-        assert remaining([recording], s3(f"texts-{kind}"), kind) == []
+        write_transcripts(told, recordings, s3(f"texts-{kind}"), kind)
+        assert remaining(recordings, s3(f"texts-{kind}"), kind) == []
+
+
+def test_a_shard_that_is_written_again_replaces_what_it_had(tmp_path):
+    write_transcripts(TRANSCRIPTS[:1], RECORDINGS[:2], str(tmp_path), "jsonl")
+    write_transcripts(TRANSCRIPTS, RECORDINGS[:2], str(tmp_path), "jsonl")
+    (shard,) = tmp_path.iterdir()
+    assert len(shard.read_text().splitlines()) == 2
+
+
+def test_what_the_model_cannot_hear_costs_no_other(record, tmp_path):
+    class Faulty(Seconds):
+        def transcribe(self, audio, **settings):
+            if any(len(samples) < 2 * SAMPLE_RATE_HZ for samples in audio):
+                raise RuntimeError("out of memory")
+            return super().transcribe(audio, **settings)
+
+    for name, seconds in {"a.flac": 3.0, "b.flac": 1.5, "c.flac": 4.0}.items():
+        record(name, seconds)
+    outcomes = list(listen(Faulty(), find_recordings([str(tmp_path / "recordings")]), 40.0))
+    assert [type(each) for each in outcomes] == [Transcript, Failure, Transcript]
+    assert outcomes[1].reason == "RuntimeError: out of memory"
+
+
+def test_a_text_may_hold_any_character(tmp_path):
+    odd = Transcript("a\u2028b.wav", Heard("one\x85two\u2028three"), 1.0)
+    write_transcripts([odd], [Recording(odd.name, "", 1)], str(tmp_path), "jsonl")
+    assert remaining([Recording(odd.name, "", 1)], str(tmp_path), "jsonl") == []
 
 
 def test_two_recordings_do_not_write_one_file(tmp_path):
