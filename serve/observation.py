@@ -54,6 +54,10 @@ class Observation:
         self._count(1)
         try:
             await self.app(scope, receive, told)
+        except Exception:
+            if status == _HUNG_UP:
+                raise
+            # It was answered, and its kind is in the log: Ray would put its message there, and into the trace.
         finally:
             self._count(-1)
             self._note(scope, state.get("status", status), time.perf_counter() - began)

@@ -9,7 +9,8 @@ from rayapp.errors import UserError
 from rayapp.registry import CHALLENGER, CHAMPION, Registry
 from serve.config import ServeConfig
 from serve.metrics import RecogniserMetrics
-from serve.models import Catalogue
+from serve.models import Catalogue, ServedModel
+from serve.recogniser import RecogniserReplica
 from serve.shelf import Shelf
 
 AUDIO = np.linspace(-1, 1, 16_000, dtype=np.float32)
@@ -203,3 +204,43 @@ def test_adapters_share_their_base_and_each_is_heard_by_itself(folders):
     heard = asyncio.run(main())
     assert heard == {name: alone(name) for name in ("ward-1", "base", "ward-2")} | {"again": alone("ward-1")}
     assert len(set(heard.values())) == 3
+
+
+def replica(load):
+    """A recogniser's process without Ray Serve around it."""
+    made = object.__new__(RecogniserReplica)
+    made._model = load
+    return made
+
+
+def test_who_hangs_up_while_a_model_is_loaded_does_not_stop_that():
+    loaded = []
+
+    async def main():
+        go = asyncio.Event()
+
+        async def load(model_id):
+            await go.wait()
+            loaded.append(model_id)
+
+        asking = asyncio.create_task(replica(load)._loaded("a:1"))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        go.set()
+        while not loaded:
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert loaded == ["a:1"]
+
+
+def test_a_copy_starts_with_the_models_that_can_be_loaded():
+    async def load(model_id):
+        if model_id == "broken":
+            raise UserError("no model")
+
+    broken, good = (ServedModel(name, "", "en") for name in ("broken", "good"))
+    asyncio.run(replica(load)._prepare_all([broken, good]))
+    with pytest.raises(UserError, match="no model"):
+        asyncio.run(replica(load)._prepare_all([broken]))
