@@ -13,7 +13,6 @@ from filelock import FileLock
 
 from rayapp.asr.cache import local_copy
 from rayapp.asr.resolve import resolve_recogniser
-from rayapp.errors import UserError
 from rayapp.ids import content_id
 from rayapp.ray_session import cache_folder
 from rayapp.registry import Registry
@@ -50,8 +49,8 @@ class Catalogue:
     def __init__(self, config: ServeConfig, home: Path) -> None:
         """home: folder of the registry.
 
-        While the registry is away, the versions are those that this machine was told last. Raises `UserError` for a
-        model that it has not.
+        While it is away, or an alias is not there any more, versions are those that this machine was told last. Raises
+        what is wrong where it was never told any.
         """
         self._models = {model.name: model for model in config.models}
         self._home, self._poll_seconds, self._copies = home, config.registry_poll_seconds, config.copy_models
@@ -60,6 +59,11 @@ class Catalogue:
         self._prepared: dict[str, ServedModel] = {}
         self._broken: dict[ServedModel, float] = {}
         """When they may be tried again."""
+
+    def require(self) -> None:
+        """Raises `UserError` for a model that the registry has not now."""
+        for model in self._models.values():
+            self._ask(model)
 
     @property
     def current(self) -> Mapping[str, ServedModel]:
@@ -103,6 +107,16 @@ class Catalogue:
             del self._broken[model]
             self._prepared[name] = model
 
+    def note_loaded(self, model_id: str) -> None:
+        """Remember on this machine that a version can be loaded."""
+        name, _, version = model_id.partition(":")
+        self._last_loaded(name).write_text(version)
+
+    def last_loaded(self, name: str) -> ServedModel | None:
+        """The version that was loaded last on this machine."""
+        told = self._last_loaded(name)
+        return ServedModel(name, told.read_text(), self._models[name].language) if told.is_file() else None
+
     def fetch(self, model_id: str) -> Path:
         """The file or folder of a model by its `ServedModel.id`, which is fetched when this machine has it not yet.
 
@@ -129,13 +143,11 @@ class Catalogue:
         """As `_ask`, or what was told last."""
         try:
             return self._ask(model)
-        except UserError:  # the registry knows that there is none
-            raise
-        except Exception as error:
+        except Exception:
             told = self._last_told(model)
             if not told.is_file():
                 raise
-            _log.error("the registry is away (%s); %s is what it told last", type(error).__name__, model.name)
+            _log.error("%s is the version that was told last, as the registry tells none", model.name, exc_info=True)
             return ServedModel(model.name, told.read_text(), model.language)
 
     def _ask(self, model: ModelConfig) -> ServedModel:
@@ -147,6 +159,9 @@ class Catalogue:
 
     def _last_told(self, model: ModelConfig) -> Path:
         return _memory("alias", tracking_uri(self._home), *(model.registered or ()))
+
+    def _last_loaded(self, name: str) -> Path:
+        return _memory("loaded", tracking_uri(self._home), name, self._models[name].source or "")
 
     def _open_registry(self) -> Registry:
         if self._registry is None:

@@ -38,24 +38,33 @@ class RecogniserReplica:
         shelf = Shelf(device, self._batcher.on_device, self._metrics)
 
         async def load(model_id: str) -> OpenModel:
-            return await shelf.open(model_id, await asyncio.to_thread(catalogue.fetch, model_id))
+            model = await shelf.open(model_id, await asyncio.to_thread(catalogue.fetch, model_id))
+            catalogue.note_loaded(model_id)
+            return model
 
         most = config.models_in_memory or len(config.models) + _SPARE_MODELS
         self._model = multiplexed(load, max_num_models_per_replica=most)
-        await self._prepare_all([*catalogue.current.values()][:most])
+        await self._prepare_all([*catalogue.current.values()][:most], catalogue)
         self._following = asyncio.create_task(catalogue.follow(self.prepare))
 
-    async def _prepare_all(self, models: Sequence[ServedModel]) -> None:
-        """One that cannot be loaded costs the others nothing: a request names its version, and may mean one before."""
-        errors = list[Exception]()
+    async def _prepare_all(self, models: Sequence[ServedModel], catalogue: Catalogue) -> None:
+        """Instead of a version that cannot be loaded, the one that was last is: ingresses serve that still.
+
+        Raises what is wrong where no model can be loaded.
+        """
+        error, loaded = None, 0
         for model in models:
-            try:
-                await self.prepare(model)
-            except Exception as error:
-                errors.append(error)
-                _log.error("%s cannot be loaded: %s", model.id, type(error).__name__, exc_info=True)
-        if len(errors) == len(models):
-            raise errors[0]
+            for version in filter(None, (model, catalogue.last_loaded(model.name))):
+                try:
+                    await self.prepare(version)
+                except Exception as fault:
+                    error = fault
+                    _log.error("%s cannot be loaded", version.id, exc_info=True)
+                else:
+                    loaded += 1
+                    break
+        if error and not loaded:
+            raise error
 
     async def prepare(self, model: ServedModel) -> None:
         """Load a model that is to be asked for soon."""

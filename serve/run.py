@@ -25,7 +25,7 @@ def checked(config: ServeConfig, home: Path) -> ServeConfig:
 
     home: folder of the registry. Raises `UserError` for a model that is not there, and files of keys that are none.
     """
-    Catalogue(config, home)
+    Catalogue(config, home).require()
     models = tuple(_found(model) for model in config.models)
     if config.keys_file:
         read_keys(config.keys_file)

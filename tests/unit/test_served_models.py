@@ -9,8 +9,9 @@ from rayapp.errors import UserError
 from rayapp.registry import CHALLENGER, CHAMPION, Registry
 from serve.config import ServeConfig
 from serve.metrics import RecogniserMetrics
-from serve.models import Catalogue, ServedModel
+from serve.models import Catalogue
 from serve.recogniser import RecogniserReplica
+from serve.run import checked
 from serve.shelf import Shelf
 
 AUDIO = np.linspace(-1, 1, 16_000, dtype=np.float32)
@@ -24,6 +25,11 @@ def two_versions(tmp_path_factory):
         (folder / f"{version}.nemo").write_text(version)
         assert registry.publish("medical-asr", folder / f"{version}.nemo", "", {}, [], version, folder) == version
     return registry
+
+
+@pytest.fixture(autouse=True)
+def _own_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYAPP_CACHE", str(tmp_path / "disk"))
 
 
 @pytest.fixture
@@ -106,7 +112,6 @@ def test_an_alias_that_is_gone_leaves_its_model_as_it_is(registry):
 
 
 def test_while_the_registry_is_away_what_it_told_last_is_served(registry, monkeypatch, tmp_path):
-    monkeypatch.setenv("RAYAPP_CACHE", str(tmp_path / "disk"))
     told = Catalogue(ServeConfig(), registry.home)
     assert told.fetch("medical-asr:1").read_text() == "1"
 
@@ -127,8 +132,7 @@ def test_a_version_is_fetched_by_what_it_is_called(catalogue):
     assert catalogue.fetch("medical-asr:2").read_text() == "2"
 
 
-def test_models_are_copied_to_the_machines_own_disk_whole_and_once(registry, tmp_path, monkeypatch):
-    monkeypatch.setenv("RAYAPP_CACHE", str(tmp_path / "disk"))
+def test_models_are_copied_to_the_machines_own_disk_whole_and_once(registry, tmp_path):
     folder = tmp_path / "shared"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "whisper"}))
@@ -144,8 +148,15 @@ def test_models_are_copied_to_the_machines_own_disk_whole_and_once(registry, tmp
 
 
 def test_a_model_that_the_registry_has_not_is_said_at_once(registry):
-    with pytest.raises(UserError, match=r"has no model other@champion; known: medical-asr@champion"):
-        Catalogue(ServeConfig(models=[{"name": "other"}]), registry.home)
+    with pytest.raises(UserError, match=r"has no model other@champion; known: .*medical-asr@champion"):
+        checked(ServeConfig(models=[{"name": "other"}]), registry.home)
+    registry.promote("medical-asr", "1", CHALLENGER)
+    gone = ServeConfig(models=[{"name": "trial", "source": "medical-asr@challenger"}])
+    checked(gone, registry.home)
+    registry.client.delete_registered_model_alias("medical-asr", CHALLENGER)
+    with pytest.raises(UserError, match="has no model medical-asr@challenger"):
+        checked(gone, registry.home)
+    assert served(Catalogue(gone, registry.home)) == ["trial:1"]
 
 
 @pytest.mark.parametrize(
@@ -235,12 +246,20 @@ def test_who_hangs_up_while_a_model_is_loaded_does_not_stop_that():
     assert loaded == ["a:1"]
 
 
-def test_a_copy_starts_with_the_models_that_can_be_loaded():
-    async def load(model_id):
-        if model_id == "broken":
-            raise UserError("no model")
+def test_a_copy_starts_with_what_can_be_loaded_where_a_version_cannot(registry):
+    registry.promote("medical-asr", "2", CHAMPION)
+    catalogue, loaded = Catalogue(ServeConfig(), registry.home), []
 
-    broken, good = (ServedModel(name, "", "en") for name in ("broken", "good"))
-    asyncio.run(replica(load)._prepare_all([broken, good]))
+    async def load(model_id):
+        if model_id == "medical-asr:2":
+            raise UserError("no model")
+        loaded.append(model_id)
+
+    def start():
+        asyncio.run(replica(load)._prepare_all([*catalogue.current.values()], catalogue))
+
     with pytest.raises(UserError, match="no model"):
-        asyncio.run(replica(load)._prepare_all([broken]))
+        start()
+    catalogue.note_loaded("medical-asr:1")
+    start()
+    assert loaded == ["medical-asr:1"]
