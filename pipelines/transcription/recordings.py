@@ -14,7 +14,7 @@ from rayapp.manifest import Manifest
 from rayapp.records import SAMPLE_RATE_HZ
 from rayapp.storage import key_of, name_of, open_filesystem
 
-_SUFFIXES = (
+SUFFIXES = (
     *(".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mov", ".mp3", ".mp4"),
     *(".mpeg", ".mpga", ".oga", ".ogg", ".opus", ".wav", ".webm"),
 )
@@ -51,7 +51,7 @@ def find_recordings(places: Sequence[str]) -> list[Recording]:
     for place in places:
         there = list(_at(place))
         if not there:
-            raise UserError(f"{place} has no recordings: no file ends in {', '.join(_SUFFIXES)}")
+            raise UserError(f"{place} has no recordings: no file ends in {', '.join(SUFFIXES)}")
         found += there
     names = Counter(recording.name for recording in found)
     if twice := next((name for name, times in names.items() if times > 1), None):
@@ -80,7 +80,7 @@ def _in_folder(place: str, filesystem: fs.FileSystem, path: str) -> Iterator[Rec
     for info in sorted(infos, key=lambda info: info.path):
         name = info.path.removeprefix(path).lstrip("/")
         hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
-        if info.type == fs.FileType.File and not hidden and PurePosixPath(name).suffix.lower() in _SUFFIXES:
+        if info.type == fs.FileType.File and not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES:
             yield Recording(name, place, info.size, info.path)
 
 

@@ -14,7 +14,7 @@ from pyarrow import fs
 
 from pipelines.transcription.config import Format
 from pipelines.transcription.listen import Transcript
-from pipelines.transcription.recordings import Recording
+from pipelines.transcription.recordings import SUFFIXES, Recording
 from rayapp.asr.subtitles import as_srt, as_vtt
 from rayapp.errors import UserError
 from rayapp.ids import content_id
@@ -48,8 +48,11 @@ def file_name(recording: str, kind: Format) -> str:
 
     >>> file_name("monday/note.wav", "srt")
     'monday/note.srt'
+    >>> file_name("call.1", "srt")
+    'call.1.srt'
     """
-    return str(PurePosixPath(recording).with_suffix(_SUFFIXES[kind]))
+    path = PurePosixPath(recording)
+    return str(path.with_suffix("") if path.suffix.lower() in SUFFIXES else path) + _SUFFIXES[kind]
 
 
 def written(output: str, kind: Format) -> set[str]:
