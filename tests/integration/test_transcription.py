@@ -96,7 +96,7 @@ def test_a_run_that_is_killed_goes_on_and_nothing_is_there_twice(recordings, sma
     told = subprocess.run(command, capture_output=True, text=True, check=True)
     after = rows(output)
     assert 0 < len(before) < MANY
-    assert json.loads(told.stdout)["earlier"] == len(before)
+    assert json.loads(told.stdout)["earlier"] >= len(before)  # a worker may outlive its driver by a chunk
     assert Counter(row["name"] for row in after) == Counter(f"{number:03}.flac" for number in range(MANY))
     assert len({row["text"] for row in after}) == 1
 
