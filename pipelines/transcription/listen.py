@@ -82,6 +82,14 @@ def listen(recogniser: Recogniser, recordings: Sequence[Recording], max_batch_se
     yield from (each.outcome() for each in waiting)
 
 
+def require_audio(recordings: Sequence[Recording]) -> None:
+    """Raises `UserError` for a file that does not begin as audio; it may still turn out to be damaged."""
+    for recording in recordings:
+        if not recording.split:
+            with _open_file(recording) as file:
+                next(decoded(file, name=recording.name))
+
+
 def _hear(recogniser: Recogniser, window: Sequence[tuple[_Unfinished, Piece]], max_batch_seconds: float) -> None:
     try:
         audio = [piece.audio for _, piece in window]

@@ -97,11 +97,12 @@ def command(
 
 def _show(output: Output, places: list[str], model: str, home: Path) -> None:
     """A few recordings, heard in this process."""
-    from pipelines.transcription.listen import Failure, listen
+    from pipelines.transcription.listen import Failure, listen, require_audio
     from pipelines.transcription.recordings import find_recordings
     from rayapp.asr.resolve import resolve_recogniser
 
     recordings = find_recordings(places)
+    require_audio(recordings)  # said before the model is loaded
     path = resolve_recogniser(model, home)
     with output.step("load", f"loading {model}"):
         from rayapp.asr.open import open_recogniser

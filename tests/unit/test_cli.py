@@ -58,7 +58,7 @@ def test_the_main_help_lists_every_command():
         (["quickstart", "none.yaml"], "none.yaml does not exist"),
         (["synthesize", "none.yaml"], "none.yaml does not exist"),
         (["transcribe", "none.wav"], "none.wav does not exist"),
-        (["serve", "--set", "path=x.nemo"], "serves a model past the gate; set allow_unreleased: true"),
+        (["serve", "--set", "models=[{name: a, source: x.nemo}]"], "past the gate; set allow_unreleased: true"),
     ],
 )
 def test_bad_input_exits_with_2_and_leaves_nothing_behind(tmp_path, arguments, message):
