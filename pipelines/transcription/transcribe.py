@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,15 +63,19 @@ def transcribe(
     if left:
         require_room(config.workers, config.workers * config.gpus_per_worker, f"lower workers ({config.workers})")
         chunks = [{"recordings": json.dumps([asdict(each) for each in chunk])} for chunk in _chunks(left)]
-        receipts = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
-            Worker,
-            fn_constructor_args=(model, config),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=config.workers),
-            num_cpus=1,
-            num_gpus=config.gpus_per_worker,
-            max_task_retries=_MOST_DEATHS,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # Ray Data has no other way to say `max_task_retries`, and deprecates this one
+            receipts = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
+                Worker,
+                fn_constructor_args=(model, config),
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=min(config.workers, len(chunks))),
+                num_cpus=1,
+                num_gpus=config.gpus_per_worker,
+                max_task_retries=_MOST_DEATHS,
+            )
         progress(done, len(recordings))
         for receipt in receipts.iter_rows():
             failures += [Failure(*each) for each in json.loads(receipt["failures"])]
