@@ -224,10 +224,10 @@ class Registry:
             return Path(unquote(address.path))
         from mlflow.artifacts import download_artifacts
 
-        def fetch(folder: Path) -> Path:
-            return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=self.client.tracking_uri))
+        def download(folder: Path) -> None:
+            download_artifacts(source, dst_path=str(folder), tracking_uri=self.client.tracking_uri)
 
-        return kept([self.client.tracking_uri, name, version, source], fetch)
+        return kept([self.client.tracking_uri, name, version, source], download)
 
     def list(self) -> list[RegisteredModel]:
         """Every version, newest first within its name."""

@@ -76,7 +76,7 @@ class RecogniserReplica:
         return model
 
     async def transcribe(self, samples: Samples, stream: str, admitted: bool, phrases: Phrases) -> Answer:
-        """See `serve.transcription.Recogniser`; which model is meant, Ray Serve tells."""
+        """See `serve.transcription.Recognisers`; which model is meant, Ray Serve tells."""
         model = await self._loaded(get_multiplexed_model_id())
         if phrases and not model.recogniser.takes_phrases:
             return PhrasesRefused()

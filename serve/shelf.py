@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ class Shelf:
         base, adapter = await asyncio.to_thread(_parts, path)
         recogniser = self._recognisers.get(base)
         if recogniser is None:
+            # What had to go is a ring of objects that hold one another: its memory would stay until Python looks.
+            await asyncio.to_thread(gc.collect)
             recogniser = self._recognisers[base] = await asyncio.to_thread(_opened, base, self._device)
         if adapter:
             await self._on_device(partial(self._load_adapter, recogniser, model_id, adapter))

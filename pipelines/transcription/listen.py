@@ -126,10 +126,9 @@ def _with_files(recordings: Sequence[Recording]) -> Iterator[tuple[Recording, Ca
         if not split:
             yield from ((recording, partial(_open_file, recording)) for recording in together)
             continue
+        numbers = [recording.row for recording in together]
         try:
-            rows = (
-                Manifest(place).take(split, [recording.row for recording in together], ["audio"])["audio"].to_pylist()
-            )
+            rows = Manifest(place).take(split, numbers, ["audio"])["audio"].to_pylist()
         except (UserError, OSError) as error:
             yield from ((recording, partial(_refuse, str(error))) for recording in together)
             continue

@@ -64,9 +64,8 @@ def transcribe(
         require_room(config.workers, config.workers * config.gpus_per_worker, f"lower workers ({config.workers})")
         chunks = [{"recordings": json.dumps([asdict(each) for each in chunk])} for chunk in _chunks(left)]
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Ray Data has no other way to say `max_task_retries`, and deprecates this one
+            # Ray Data has no other way to say `max_task_retries`, and deprecates this one.
+            warnings.simplefilter("ignore")
             receipts = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
                 Worker,
                 fn_constructor_args=(model, config),
@@ -83,7 +82,7 @@ def transcribe(
             done += receipt["recordings"]
             progress(done, len(recordings))
     _tell(config.output, failures)
-    return Transcribed(len(left) - len(failures), earlier, tuple(failures), seconds)
+    return Transcribed(done - earlier - len(failures), earlier, tuple(failures), seconds)
 
 
 class Worker:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,24 +10,23 @@ from filelock import FileLock
 
 from rayapp.ids import content_id
 from rayapp.ray_session import cache_folder
+from rayapp.storage import COMPLETE, key_of, published_folder
 
 
-def kept(key: Sequence[str], fetch: Callable[[Path], Path]) -> Path:
-    """What `fetch` put into the folder that it was given, from then on without it: whole, and once for all processes.
+def kept(key: Sequence[str], fetch: Callable[[Path], object]) -> Path:
+    """The one file or folder that `fetch` put into the folder that it was given, from then on without it: whole, and
+    once for all processes.
 
-    key: what the content depends on. fetch: returns the file or folder that it made in the folder.
+    key: what the content depends on.
     """
-    folder = cache_folder() / "models" / content_id(list(key))
+    name = content_id(list(key))
+    folder = cache_folder() / "models" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        if not folder.exists():
-            with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-                made = fetch(Path(aside))
-                named = Path(aside, "named")
-                named.mkdir()
-                made.rename(named / made.name)
-                named.rename(folder)
-        (found,) = folder.iterdir()
+        if key_of(folder) is None:
+            with published_folder(folder, name) as staging:
+                fetch(staging)
+    (found,) = (path for path in folder.iterdir() if path.name != COMPLETE)
     return found
 
 
@@ -37,8 +35,7 @@ def local_copy(model: Path) -> Path:
     files = sorted(model.rglob("*")) if model.is_dir() else [model]
     told = [(str(file.relative_to(model)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
-    def fetch(folder: Path) -> Path:
-        copy = shutil.copytree if model.is_dir() else shutil.copy2
-        return Path(copy(model, folder / model.name))
+    def copy(folder: Path) -> None:
+        (shutil.copytree if model.is_dir() else shutil.copy2)(model, folder / model.name)
 
-    return kept([str(model.absolute()), str(told)], fetch)
+    return kept([str(model.absolute()), str(told)], copy)

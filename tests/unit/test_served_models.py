@@ -1,5 +1,8 @@
 import asyncio
+import gc
 import json
+import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -67,7 +70,7 @@ def test_what_an_alias_points_to_now_is_served_after_it_was_prepared_and_so_back
     assert prepared == ["medical-asr:2", "medical-asr:1"]
 
 
-def test_a_version_that_cannot_be_loaded_is_never_served_and_costs_no_other_model(registry, monkeypatch):
+def test_a_version_that_cannot_be_loaded_is_never_served_and_costs_no_other_model(registry):
     two = [{"name": "medical-asr"}, {"name": "other", "source": "medical-asr@challenger"}]
     registry.promote("medical-asr", "1", CHALLENGER)
     catalogue, tries, failures = Catalogue(ServeConfig(models=two), registry.home), [], []
@@ -84,7 +87,6 @@ def test_a_version_that_cannot_be_loaded_is_never_served_and_costs_no_other_mode
             await catalogue.update(prepare, lambda: failures.append(1))
         assert served(catalogue) == ["medical-asr:1", "other:2"]
         assert tries == ["medical-asr:2", "other:2"]
-        monkeypatch.setattr("serve.models._RETRY_SECONDS", 0.0)
         catalogue._broken.clear()
         await catalogue.update(prepare, lambda: failures.append(1))
         assert tries.count("medical-asr:2") == len(failures) == 2
@@ -191,6 +193,23 @@ def folders(tmp_path_factory):
                 torch.nn.init.normal_(parameter, std=1.0)
         recogniser.save_adapter(folder / f"ward-{number}")
     return folder
+
+
+def test_a_model_that_has_to_go_leaves_no_memory_behind(folders, tmp_path):
+    async def on_device(work):
+        return work()
+
+    async def main():
+        shelf = Shelf("cpu", on_device, RecogniserMetrics())
+        first = weakref.ref((await shelf.open("first", folders / "base")).recogniser.model)
+        gc.disable()
+        try:
+            await shelf.open("second", shutil.copytree(folders / "base", tmp_path / "other"))
+        finally:
+            gc.enable()
+        return first()
+
+    assert asyncio.run(main()) is None
 
 
 def test_adapters_share_their_base_and_each_is_heard_by_itself(folders):
