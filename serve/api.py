@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import datetime
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -16,8 +15,9 @@ from fastapi import Depends, FastAPI, File, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp
 
+from rayapp.asr.context import Context
 from rayapp.asr.long_audio import Cutting
-from rayapp.asr.recogniser import Heard, Phrases, Word
+from rayapp.asr.recogniser import Heard, Word
 from rayapp.asr.subtitles import as_srt, as_vtt
 from serve import formats
 from serve.config import ServeConfig
@@ -45,7 +45,7 @@ MODEL = "x-rayapp-model"
 """Header that tells which version of a model listened."""
 _VAD_THRESHOLD = Cutting.threshold
 _log = logging.getLogger(f"ray.{__name__}")
-_MOST_PHRASES, _LONGEST_PHRASE, _PROMPTED_WORDS = 500, 100, 5
+_MOST_PHRASES, _LONGEST_PHRASE = 500, 100
 
 
 @dataclasses.dataclass
@@ -55,7 +55,7 @@ class TranscriptionForm:
     file: Annotated[UploadFile, File(description="Audio of any usual format, 8–48 kHz.")]
     model: Annotated[str, Form(min_length=1)]
     language: Annotated[str | None, Form(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z]+)?$")] = None
-    prompt: Annotated[str | None, Form(description="Its phrases of up to five words are likely to be said.")] = None
+    prompt: Annotated[str | None, Form(description="What was said before, or what is likely to be said.")] = None
     response_format: Annotated[ResponseFormat, Form()] = "json"
     temperature: Annotated[float, Form(ge=0, le=1, description="Has no effect: decoding is greedy.")] = 0.0
     stream: Annotated[bool, Form()] = False
@@ -84,9 +84,10 @@ class TranscriptionForm:
             raise ApiError(400, f"{self.model} hears {heard}, which is not among languages[]", "languages[]")
         if self.speakers or self.voices:
             raise ApiError(400, "speakers are not told apart; leave known_speaker_… out", "known_speaker_names[]")
-        if len(self.phrases) > _MOST_PHRASES:
-            raise ApiError(400, f"there are {len(self.phrases)} phrases; {_MOST_PHRASES} can be given", "keywords[]")
-        if longest := next((phrase for phrase in self.phrases if len(phrase) > _LONGEST_PHRASE), None):
+        phrases = self.context.phrases
+        if len(phrases) > _MOST_PHRASES:
+            raise ApiError(400, f"there are {len(phrases)} phrases; {_MOST_PHRASES} can be given", "keywords[]")
+        if longest := next((phrase for phrase in phrases if len(phrase) > _LONGEST_PHRASE), None):
             message = f"a phrase has {len(longest)} characters; {_LONGEST_PHRASE} can be taken"
             raise ApiError(400, message, "keywords[]")
         if self.response_format == "diarized_json":
@@ -105,14 +106,8 @@ class TranscriptionForm:
             raise ApiError(400, f"stream needs response_format json or text, not {self.response_format}", "stream")
 
     @property
-    def phrases(self) -> Phrases:
-        """What is likely to be said: the keywords, and what a prompt lists.
-
-        Sentences of a prompt are left out: their words are too common to be told.
-        """
-        listed = (" ".join(part.split()) for part in re.split(r"[,;:.\n]", self.prompt or ""))
-        short = (part for part in listed if len(part.split()) <= _PROMPTED_WORDS)
-        return tuple(dict.fromkeys(phrase for phrase in map(str.strip, (*self.keywords, *short)) if phrase))
+    def context(self) -> Context:
+        return Context(self.keywords, self.prompt or "")
 
     def cutting(self, config: ServeConfig) -> Cutting | None:
         """Where the client wants the audio cut; None where it does not care."""
@@ -150,7 +145,7 @@ def build_api(config: ServeConfig, catalogue: Catalogue, recognisers: Recogniser
         model = _named(form.model, catalogue)
         request.state.model = model.id
         form.check(model.language)
-        parts = ear.hear(form.file.file, model.id, form.cutting(config), form.phrases)
+        parts = ear.hear(form.file.file, model.id, form.cutting(config), form.context)
         headers = {MODEL: model.id}
 
         async def done(text: str, seconds: float) -> None:
@@ -285,7 +280,8 @@ async def _keep(
         "key": getattr(state, "key", ""),
         "model": state.model,
         "audio_seconds": state.audio_seconds,
-        "phrases": form.phrases,
+        "keywords": form.keywords,
+        "prompt": form.prompt,
         "text": text,
     }
     try:

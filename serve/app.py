@@ -17,7 +17,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from rayapp.asr.recogniser import Phrases
+from rayapp.asr.context import Context
 from rayapp.errors import UserError
 from rayapp.tracking import DEFAULT_HOME
 from serve.api import build_api
@@ -68,11 +68,11 @@ class _Ingress:
         return bool(deployments[RecogniserDeployment.name].replica_states.get("RUNNING"))
 
     async def transcribe(
-        self, model_id: str, samples: Samples, stream: str, admitted: bool, phrases: Phrases
+        self, model_id: str, samples: Samples, stream: str, admitted: bool, context: Context
     ) -> Answer:
         died = 0
         while True:
-            response = self._having(model_id).transcribe.remote(samples, stream, admitted, phrases)
+            response = self._having(model_id).transcribe.remote(samples, stream, admitted, context)
             try:
                 heard: Answer = await response
             except BackPressureError:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias, TypeVar
 
-from rayapp.asr.recogniser import Heard, Phrases
+from rayapp.asr.context import NOTHING_KNOWN, Context
+from rayapp.asr.recogniser import Heard
 from rayapp.records import SAMPLE_RATE_HZ, Audio
 from serve.config import BatchingConfig
 from serve.metrics import RecogniserMetrics
@@ -29,8 +30,8 @@ class OverloadError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
-Listener: TypeAlias = "Callable[[Sequence[Audio], Sequence[Phrases]], list[Heard]]"
-"""A model: one `Heard` per audio, each of which comes with its phrases."""
+Listener: TypeAlias = "Callable[[Sequence[Audio], Sequence[Context]], list[Heard]]"
+"""A model: one `Heard` per audio, each of which comes with its context."""
 _T = TypeVar("_T")
 _FIRST_BATCH_SECONDS = 60.0
 """Of audio, as long as nobody knows how fast the device is."""
@@ -40,7 +41,7 @@ _FIRST_BATCH_SECONDS = 60.0
 class _Waiting:
     listener: Listener
     audio: Audio
-    phrases: Phrases
+    context: Context
     seconds: float
     due: float
     """Its turn, in seconds of audio: of a stream that got less it comes sooner (self-clocked fair queueing)."""
@@ -82,12 +83,12 @@ class Batcher:
         return self.queued_seconds + self._running_seconds
 
     async def transcribe(
-        self, listener: Listener, audio: Audio, stream: str, *, phrases: Phrases = (), admitted: bool = False
+        self, listener: Listener, audio: Audio, stream: str, *, context: Context = NOTHING_KNOWN, admitted: bool = False
     ) -> Heard:
         """What is heard in (samples,) float32 at 16 kHz.
 
         listener: the model, which is called from the device's thread alone.
-        phrases: what is likely to be said in it.
+        context: what is known of it.
         admitted: more of a stream that was let in already is never turned away.
 
         Raises `OverloadError` where more is queued than the settings allow.
@@ -99,7 +100,7 @@ class Batcher:
             self._loop = asyncio.create_task(self._serve())
         due = self._due[stream] = max(self._served, self._due.get(stream, 0.0)) + seconds
         future = asyncio.get_running_loop().create_future()
-        item = _Waiting(listener, audio, phrases, seconds, due, time.monotonic(), future)
+        item = _Waiting(listener, audio, context, seconds, due, time.monotonic(), future)
         self._waiting.append(item)
         self._work.set()
         try:
@@ -180,4 +181,4 @@ class Batcher:
 
 
 def _listen(batch: Sequence[_Waiting]) -> list[Heard]:
-    return batch[0].listener([item.audio for item in batch], [item.phrases for item in batch])
+    return batch[0].listener([item.audio for item in batch], [item.context for item in batch])

@@ -11,14 +11,14 @@ from traceback import format_tb
 import numpy as np
 from ray.serve import get_multiplexed_model_id, multiplexed
 
-from rayapp.asr.recogniser import Phrases
+from rayapp.asr.context import Context
 from serve.batcher import Batcher, OverloadError
 from serve.config import ServeConfig
 from serve.metrics import RecogniserMetrics
 from serve.models import Catalogue, ServedModel
 from serve.scaling import PENDING_SECONDS
 from serve.shelf import OpenModel, Shelf
-from serve.transcription import Answer, PhrasesRefused, Refusal, Samples
+from serve.transcription import Answer, ContextRefused, Refusal, Samples
 
 _MOST_FAILURES = 8
 """In a row: one request that cannot be heard has up to two."""
@@ -75,14 +75,14 @@ class RecogniserReplica:
         model: OpenModel = await asyncio.shield(self._model(model_id))
         return model
 
-    async def transcribe(self, samples: Samples, stream: str, admitted: bool, phrases: Phrases) -> Answer:
+    async def transcribe(self, samples: Samples, stream: str, admitted: bool, context: Context) -> Answer:
         """See `serve.transcription.Recognisers`; which model is meant, Ray Serve tells."""
         model = await self._loaded(get_multiplexed_model_id())
-        if phrases and not model.recogniser.takes_phrases:
-            return PhrasesRefused()
+        if context and not model.recogniser.takes_context:
+            return ContextRefused()
         audio = samples.astype(np.float32) / 32768
         try:
-            return await self._batcher.transcribe(model, audio, stream, phrases=phrases, admitted=admitted)
+            return await self._batcher.transcribe(model, audio, stream, context=context, admitted=admitted)
         except OverloadError as error:
             return Refusal(error.retry_after_seconds)
         except Exception as error:  # its message may tell of the audio, and Ray would put it into logs and traces

@@ -15,7 +15,8 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from rayapp.asr.recogniser import Heard, Phrases, Recogniser
+from rayapp.asr.context import Context
+from rayapp.asr.recogniser import Heard, Recogniser
 from rayapp.records import SAMPLE_RATE_HZ, Audio
 from serve.metrics import RecogniserMetrics
 
@@ -34,10 +35,10 @@ class OpenModel:
     adapter: str | None
     metrics: RecogniserMetrics
 
-    def __call__(self, audio: Sequence[Audio], phrases: Sequence[Phrases]) -> list[Heard]:
+    def __call__(self, audio: Sequence[Audio], contexts: Sequence[Context]) -> list[Heard]:
         """On the device's thread, as the others of the shelf: they may share a recogniser."""
         began = time.monotonic()
-        heard = self._transcribe(audio, phrases)
+        heard = self._transcribe(audio, contexts)
         self._count(audio, heard, time.monotonic() - began)
         return heard
 
@@ -45,10 +46,10 @@ class OpenModel:
         """The first batch is slow: it is not to be a client's."""
         self._transcribe([np.zeros(SAMPLE_RATE_HZ, np.float32)], ())
 
-    def _transcribe(self, audio: Sequence[Audio], phrases: Sequence[Phrases]) -> list[Heard]:
+    def _transcribe(self, audio: Sequence[Audio], contexts: Sequence[Context]) -> list[Heard]:
         if self.adaptable:
             self.adaptable.use_adapter(self.adapter)
-        return self.recogniser.transcribe(audio, times=True, phrases=phrases)
+        return self.recogniser.transcribe(audio, times=True, contexts=contexts)
 
     def _count(self, audio: Sequence[Audio], heard: Sequence[Heard], busy_seconds: float) -> None:
         told, metrics, samples = {"model": self.id}, self.metrics, sum(map(len, audio))

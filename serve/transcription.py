@@ -15,8 +15,9 @@ from typing import BinaryIO, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rayapp.asr.context import NOTHING_KNOWN, Context
 from rayapp.asr.long_audio import Cutting, Joiner, Piece, pieces_in_turns, whole
-from rayapp.asr.recogniser import Heard, Phrases
+from rayapp.asr.recogniser import Heard
 from rayapp.audio.stream import decoded
 from rayapp.errors import UserError
 from rayapp.records import SAMPLE_RATE_HZ, Audio
@@ -40,25 +41,25 @@ class Refusal(NamedTuple):
     retry_after_seconds: float
 
 
-class PhrasesRefused(NamedTuple):
+class ContextRefused(NamedTuple):
     """The recogniser cannot be told what is likely to be said."""
 
 
-Answer: TypeAlias = Heard | Refusal | PhrasesRefused
+Answer: TypeAlias = Heard | Refusal | ContextRefused
 
 
 class Recognisers(Protocol):
     """Who listens, in this process or others."""
 
     async def transcribe(
-        self, model_id: str, samples: Samples, stream: str, admitted: bool, phrases: Phrases
+        self, model_id: str, samples: Samples, stream: str, admitted: bool, context: Context
     ) -> Answer:
         """model_id: see `serve.models.ServedModel`.
 
         samples: (samples,) int16 at 16 kHz, half of what float32 would take between processes.
 
         stream: alike for the pieces of one request. admitted: whether one of them was let in already.
-        phrases: what is likely to be said.
+        context: what is known of the audio.
         """
         ...
 
@@ -80,18 +81,18 @@ class Ear:
         self._decoders = ThreadPoolExecutor(config.decoders, thread_name_prefix="decoder")
 
     async def hear(
-        self, file: BinaryIO, model_id: str, cutting: Cutting | None = None, phrases: Phrases = ()
+        self, file: BinaryIO, model_id: str, cutting: Cutting | None = None, context: Context = NOTHING_KNOWN
     ) -> AsyncIterator[Heard | float]:
         """What is said, in order, as soon as it is certain; last of all, how many seconds the audio has.
 
         model_id: of the model that listens. cutting: where the audio is cut; without it, as the settings have it.
-        phrases: what is likely to be said.
+        context: what is known of the audio.
 
-        Raises `ApiError` for what is no audio, or is too long, where the queue is full, and for phrases that the
+        Raises `ApiError` for what is no audio, or is too long, where the queue is full, and for a context that the
         recogniser cannot be told.
         """
         source, joiner = _Source(file, self._config, cutting or self._cutting), Joiner()
-        listen = partial(self._listen, model_id=model_id, stream=uuid.uuid4().hex, phrases=phrases)
+        listen = partial(self._listen, model_id=model_id, stream=uuid.uuid4().hex, context=context)
         waiting: deque[tuple[Piece, asyncio.Task[Answer]]] = deque()
         admitted = False
         try:
@@ -124,10 +125,10 @@ class Ear:
             raise ApiError(400, str(error), "file") from None
         return found if isinstance(found, Piece) else None
 
-    async def _listen(self, audio: Audio, model_id: str, stream: str, admitted: bool, phrases: Phrases) -> Answer:
+    async def _listen(self, audio: Audio, model_id: str, stream: str, admitted: bool, context: Context) -> Answer:
         samples = (audio * 32767).astype(np.int16)
         with span("piece", audio_seconds=len(audio) / SAMPLE_RATE_HZ, model=model_id):
-            return await self._recognisers.transcribe(model_id, samples, stream, admitted, phrases)
+            return await self._recognisers.transcribe(model_id, samples, stream, admitted, context)
 
 
 class _Source:
@@ -162,7 +163,7 @@ async def _first(waiting: deque[tuple[Piece, asyncio.Task[Answer]]]) -> tuple[Pi
     waiting.popleft()
     if isinstance(heard, Refusal):
         raise busy(heard.retry_after_seconds)
-    if isinstance(heard, PhrasesRefused):
+    if isinstance(heard, ContextRefused):
         message = "the model cannot be told what is likely to be said; leave keywords[] and prompt out"
         raise ApiError(400, message, "keywords[]")
     return piece, heard

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rayapp.asr.recogniser import Phrases
+from rayapp.asr.context import Phrases
 
 _WEIGHT = 0.5
 """With a small TDT model and all 60 terms of a lexicon for each of 240 utterances, 0.5 heard 2 more of them and 5 that

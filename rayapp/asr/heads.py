@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from rayapp.asr.boosting import BoostedDecoding
-from rayapp.asr.recogniser import Phrases, Word
+from rayapp.asr.context import Phrases
+from rayapp.asr.recogniser import Word
 from rayapp.asr.tdt_loss import TDTLoss, rnnt_loss
 from rayapp.errors import UserError
 
@@ -59,7 +60,7 @@ class Head(Protocol):
     ) -> list[tuple[str, list[Piece]]]:
         """The texts, each with the pieces that it consists of.
 
-        phrases: as of `rayapp.asr.recogniser.Recogniser.transcribe`; none where `takes_phrases` is false.
+        phrases: likely in each audio, in letters that the model has; none where `takes_phrases` is false.
         """
         ...
 

@@ -20,9 +20,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from rayapp.asr.batching import alike
+from rayapp.asr.context import Context, Phrases
 from rayapp.asr.heads import Head, Labels, make_head, words
 from rayapp.asr.phonemes import SLICE_SECONDS, PhonemeLoss
-from rayapp.asr.recogniser import Heard, Phrases
+from rayapp.asr.recogniser import Heard
 from rayapp.asr.tokeniser import PieceTokeniser
 from rayapp.errors import UserError
 from rayapp.records import SAMPLE_RATE_HZ, Audio
@@ -73,7 +74,7 @@ class NemoRecogniser:
         return PieceTokeniser([tokenizer.tokenizer.serialized_model_proto() for tokenizer in each])
 
     @property
-    def takes_phrases(self) -> bool:
+    def takes_context(self) -> bool:
         return self.head.takes_phrases
 
     def learn_phonemes(self, count: int, weight: float) -> None:
@@ -130,14 +131,14 @@ class NemoRecogniser:
 
     @torch.no_grad()  # not inference_mode: the tables of positions may grow here, and training goes on with them
     def transcribe(
-        self, audio: Sequence[Audio], *, times: bool = False, phrases: Sequence[Phrases] = ()
+        self, audio: Sequence[Audio], *, times: bool = False, contexts: Sequence[Context] = ()
     ) -> list[Heard]:
         self.model.eval()
-        if any(phrases) and not self.takes_phrases:
-            raise UserError("phrases can be given to transducers alone; this model has CTC")
+        if any(contexts) and not self.takes_context:
+            raise UserError("a model with CTC cannot be told what is likely to be said; transducers and Whisper can")
         spoken = [index for index, samples in enumerate(audio) if len(samples)]
-        likely = [self._writable(phrases[index]) for index in spoken] if any(phrases) else []
-        heard = iter(self._heard([audio[index] for index in spoken], times, likely))
+        phrases = [self._writable(contexts[index].phrases) for index in spoken] if any(contexts) else []
+        heard = iter(self._heard([audio[index] for index in spoken], times, phrases))
         return [next(heard) if len(samples) else Heard("") for samples in audio]
 
     def save(self, path: Path) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
+from rayapp.asr.context import Context
 from rayapp.records import Audio
 
 if TYPE_CHECKING:
     import torch
-
-
-Phrases: TypeAlias = tuple[str, ...]
-"""Words and names, such as `("losartan", "metoprolol succinate")`."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +101,18 @@ class Recogniser(Protocol):
         ...
 
     @property
-    def takes_phrases(self) -> bool:
+    def takes_context(self) -> bool:
         """Whether `transcribe` can be told what is likely to be said."""
         ...
 
     def transcribe(
-        self, audio: Sequence[Audio], *, times: bool = False, phrases: Sequence[Phrases] = ()
+        self, audio: Sequence[Audio], *, times: bool = False, contexts: Sequence[Context] = ()
     ) -> list[Heard]:
         """One `Heard` per audio, in order; padded and decoded as one batch.
 
         times: fill in `Heard.words`, with times and confidences.
-        phrases: for each audio, what is likely to be said in it and is therefore heard more readily; none at all for
-            all. Raises `UserError` for any where `takes_phrases` is false.
+        contexts: what is known of each audio; none at all for all. Raises `UserError` for any where `takes_context`
+            is false.
         """
         ...
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rayapp.asr.adapters import ADAPTER_CONFIG, Adaptable
-from rayapp.asr.recogniser import Heard, Phrases, Tokeniser, Word
+from rayapp.asr.context import NOTHING_KNOWN, Context
+from rayapp.asr.recogniser import Heard, Tokeniser, Word
 from rayapp.asr.resolve import WHISPER_COPIES, WHISPER_FILES, is_on_hub
 from rayapp.errors import RejectedError, UserError
 from rayapp.records import Audio
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 GENERATION_CONFIG = "generation_config.json"
 
 START = "<|startoftranscript|>"
+PREVIOUS = "<|startofprev|>"
+"""Before what was said earlier, or is made out to have been."""
 _UNSPOKEN = re.compile(r"<\|.*\|>")
 """A token that tells the decoder what to do, or a time."""
 _UNLABELLED = -100
@@ -138,25 +142,26 @@ class WhisperRecogniser(Adaptable):
         layers = (layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer))
         return sum(layer.gradient_checkpointing for layer in layers)
 
-    takes_phrases = False
+    takes_context = True
 
     @torch.inference_mode()
     def transcribe(
-        self, audio: Sequence[Audio], *, times: bool = False, phrases: Sequence[Phrases] = ()
+        self, audio: Sequence[Audio], *, times: bool = False, contexts: Sequence[Context] = ()
     ) -> list[Heard]:
         """Audio above `max_seconds` is decoded piece by piece, by transformers' long-form generation.
 
         times: words have the mean probability of their tokens as confidence, and times from the attention of the
             model's alignment heads; a model without such heads gives no words.
+        contexts: audio of one context is a batch of its own.
         """
-        if any(phrases):
-            raise UserError("phrases can be given to NeMo's transducers alone, not to a Whisper")
         self.module.eval()
+        batches: defaultdict[tuple[bool, Context], list[int]] = defaultdict(list)
+        for index, samples in enumerate(audio):
+            context = contexts[index] if contexts else NOTHING_KNOWN
+            batches[len(samples) <= self.module.log_mel.samples, context].append(index)
         heard: dict[int, Heard] = {}
-        short = [index for index, samples in enumerate(audio) if len(samples) <= self.module.log_mel.samples]
-        long = [index for index in range(len(audio)) if index not in short]
-        for indices in filter(None, (short, long)):
-            segments = self._generate([audio[index] for index in indices], times)
+        for (_, context), indices in batches.items():
+            segments = self._generate([audio[index] for index in indices], times, self._told_before(context))
             heard |= zip(indices, (self._heard(pieces, times) for pieces in segments), strict=True)
         return [heard[index] for index in range(len(audio))]
 
@@ -192,7 +197,17 @@ class WhisperRecogniser(Adaptable):
         super().save_adapter(folder)
         self.model.generation_config.save_pretrained(folder)
 
-    def _generate(self, audio: Sequence[Audio], times: bool) -> list[list[dict[str, Any]]]:
+    def _told_before(self, context: Context) -> Tensor | None:
+        """Tokens that the decoder goes on from; of a long prompt its end, as near to what is said as can be."""
+        said = [context.prompt.strip(), ", ".join(filter(None, map(str.strip, context.keywords)))]
+        tokens = self.tokeniser.encode(" ".join(filter(None, said))) if context else []
+        if not tokens:
+            return None
+        most = self.model.config.max_target_positions // 2 - 2  # what OpenAI's gives it: half of the decoder, less two
+        start = self._tokenizer.convert_tokens_to_ids(PREVIOUS)
+        return torch.tensor([start, *tokens[-most:]], device=self.model.device)
+
+    def _generate(self, audio: Sequence[Audio], times: bool, before: Tensor | None) -> list[list[dict[str, Any]]]:
         """transformers' segments of each audio; they hold `tokens` and, with `times`, when each was said."""
         log_mel, device = self.module.log_mel, self.model.device
         signal = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(a.copy()) for a in audio], batch_first=True)
@@ -207,6 +222,7 @@ class WhisperRecogniser(Adaptable):
                 do_sample=False,
                 return_segments=True,
                 return_token_timestamps=times and self._has_times,
+                prompt_ids=before,
             )
         segments: list[list[dict[str, Any]]] = generated["segments"]
         return segments

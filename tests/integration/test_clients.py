@@ -40,8 +40,8 @@ def url():
     """Hears the same in everything, and then the phrases that it was told."""
 
     class Listener:
-        async def transcribe(self, model_id, samples, stream, admitted, phrases):
-            return Heard(" ".join([*(word.text for word in WORDS), *phrases]), WORDS)
+        async def transcribe(self, model_id, samples, stream, admitted, context):
+            return Heard(" ".join([*(word.text for word in WORDS), *context.phrases]), WORDS)
 
         async def prepare(self, model):
             raise AssertionError

@@ -19,7 +19,7 @@ from serve.api import build_api
 from serve.config import ServeConfig
 from serve.metrics import IngressMetrics
 from serve.models import Catalogue
-from serve.transcription import Ear, PhrasesRefused, Refusal
+from serve.transcription import ContextRefused, Ear, Refusal
 
 URL = "/v1/audio/transcriptions"
 MODELS = ({"name": "medical-asr", "source": "model.nemo"},)
@@ -29,7 +29,7 @@ class Listener:
     """Hears as many words as there are seconds; remembers what it was given."""
 
     def __init__(self, transcribe=None, there=True):
-        self.given, self.answers, self.phrases, self.there = [], [], [], there
+        self.given, self.answers, self.contexts, self.there = [], [], [], there
         if transcribe:
             self.transcribe = transcribe
 
@@ -39,8 +39,8 @@ class Listener:
     async def prepare(self, model):
         raise AssertionError
 
-    async def transcribe(self, model_id, samples, stream, admitted, phrases):
-        self.phrases.append(phrases)
+    async def transcribe(self, model_id, samples, stream, admitted, context):
+        self.contexts.append(context)
         self.given.append((len(samples) / SAMPLE_RATE_HZ, stream, admitted))
         assert samples.dtype == np.int16
         if self.answers:
@@ -227,7 +227,7 @@ def test_a_full_queue_is_answered_by_429_streams_too(ask, speech, listener):
 
 
 def test_a_fault_behind_it_says_nothing_of_the_audio(speech):
-    async def broken(model_id, samples, stream, admitted, phrases):
+    async def broken(model_id, samples, stream, admitted, context):
         raise RuntimeError("losartan")
 
     api = application(Listener(broken))
@@ -246,10 +246,10 @@ def test_a_fault_behind_it_says_nothing_of_the_audio(speech):
 
 def test_a_fault_in_the_middle_of_a_stream_is_told(ask, speech, listener):
     class Dies(Listener):
-        async def transcribe(self, model_id, samples, stream, admitted, phrases):
+        async def transcribe(self, model_id, samples, stream, admitted, context):
             if admitted:
                 raise RuntimeError("losartan")
-            return await super().transcribe(model_id, samples, stream, admitted, phrases)
+            return await super().transcribe(model_id, samples, stream, admitted, context)
 
     answer = ask(speech(20), {"max_piece_seconds": 8}, recogniser=Dies(), stream="true")
     first, *_, last = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
@@ -262,7 +262,7 @@ def test_who_hangs_up_is_not_listened_to_any_more(speech):
     """The pieces that are on their way are cancelled, and no more are sent."""
     started, cancelled = [], []
 
-    async def listen(model_id, samples, stream, admitted, phrases):
+    async def listen(model_id, samples, stream, admitted, context):
         started.append(stream)
         if not admitted:
             return Heard("", ())
@@ -291,7 +291,7 @@ def test_who_hangs_up_is_not_listened_to_any_more(speech):
 def test_one_request_too_many_at_a_time_is_turned_away(speech, listener):
     waits = asyncio.Event()
 
-    async def listen(model_id, samples, stream, admitted, phrases):
+    async def listen(model_id, samples, stream, admitted, context):
         await waits.wait()
         return Heard("heard")
 
@@ -387,11 +387,13 @@ def test_keywords_and_the_phrases_of_a_prompt_are_likely_to_be_said(ask, speech,
     prompt = "The patient takes many drugs every day: losartan, Metoprolol  succinate;\nlosartan."
     answer = ask(speech(), prompt=prompt, **{"keywords[]": ["amiodarone", " "]})
     assert answer.status_code == 200
-    assert listener.phrases == [("amiodarone", "losartan", "Metoprolol succinate")]
+    (context,) = listener.contexts
+    assert context.prompt == prompt
+    assert context.phrases == ("amiodarone", "losartan", "Metoprolol succinate")
 
 
 def test_a_model_that_cannot_be_told_what_is_likely_says_so(ask, speech, listener):
-    listener.answers = [PhrasesRefused()]
+    listener.answers = [ContextRefused()]
     answer = ask(speech(), **{"keywords[]": "losartan"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "keywords[]")
 

@@ -18,8 +18,8 @@ class Device:
         self.short = False
         self.batches, self.threads, self.free, self.busy = [], set(), threading.Semaphore(0), threading.Event()
 
-    def __call__(self, audio, phrases):
-        assert len(phrases) == len(audio)
+    def __call__(self, audio, contexts):
+        assert len(contexts) == len(audio)
         self.threads.add(threading.get_ident())
         self.busy.set()
         assert self.free.acquire(timeout=10)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from rayapp.asr.context import NOTHING_KNOWN, Context
 from rayapp.asr.open import open_recogniser, open_tokeniser
 from rayapp.asr.recipes import fastconformer_tdt_small, recipe, train_tokenizer
 from rayapp.asr.recogniser import SpeechBatch
@@ -374,15 +375,15 @@ def test_phrases_are_heard_more_readily_in_the_audio_that_they_are_given_for(bui
     audio = [samples for samples, *_ in speech]
     plain = [heard.text for heard in recogniser.transcribe(audio)]
     monkeypatch.setattr("rayapp.asr.boosting._WEIGHT", 20.0)
-    phrases = [("Water", "ünknown"), *[()] * (len(audio) - 1)]
-    first, *others = [heard.text for heard in recogniser.transcribe(audio, phrases=phrases)]
+    contexts = [Context(("Water", "ünknown")), *[NOTHING_KNOWN] * (len(audio) - 1)]
+    first, *others = [heard.text for heard in recogniser.transcribe(audio, contexts=contexts)]
     assert "water" in first
     assert others == plain[1:]
     assert [heard.text for heard in recogniser.transcribe(audio)] == plain
 
 
-def test_a_model_that_cannot_be_told_phrases_says_so(build):
+def test_a_model_that_cannot_be_told_what_is_likely_says_so(build):
     recogniser = build("ctc")
-    assert not recogniser.takes_phrases
-    with pytest.raises(UserError, match="transducers alone"):
-        recogniser.transcribe([np.zeros(16000, np.float32)], phrases=[("losartan",)])
+    assert not recogniser.takes_context
+    with pytest.raises(UserError, match="a model with CTC cannot"):
+        recogniser.transcribe([np.zeros(16000, np.float32)], contexts=[Context(("losartan",))])

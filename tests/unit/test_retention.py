@@ -96,7 +96,7 @@ def test_a_server_keeps_what_it_was_told_to_and_nothing_else(settings, tmp_path,
     asyncio.run(main())
     for name in ("whole", "stream"):
         ((told, sent),) = open_kept(settings.folder, name, tmp_path / "audit.pem")
-        assert (told["text"], told["model"], told["phrases"]) == ("Take losartan.", "medical-asr", ["losartan"])
+        assert (told["text"], told["model"], told["keywords"]) == ("Take losartan.", "medical-asr", ["losartan"])
         assert sent == audio
         json.dumps(told)
     with pytest.raises(UserError, match="holds nothing"):

@@ -21,7 +21,7 @@ class Seconds:
     def __init__(self):
         self.batches = []
 
-    def transcribe(self, audio, *, times=False, phrases=()):
+    def transcribe(self, audio, *, times=False, contexts=()):
         self.batches.append(sum(map(len, audio)) / SAMPLE_RATE_HZ)
         told = []
         for samples in audio:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from rayapp.asr.context import NOTHING_KNOWN, Context
 from rayapp.asr.recogniser import SpeechBatch
 from rayapp.asr.tiny_whisper import tiny_whisper
 from rayapp.asr.whisper import LogMel, WhisperRecogniser, WhisperTokeniser
@@ -207,6 +208,41 @@ def test_a_model_in_bfloat16_transcribes(taught: WhisperRecogniser) -> None:
     (heard,) = half.transcribe([tone(300)], times=True)
 
     assert heard.text == TEXTS[0]
+
+
+def test_what_is_known_of_audio_comes_before_what_it_is_to_hear(taught: WhisperRecogniser, monkeypatch: Any) -> None:
+    """As transformers' own processor gives it; what is not about an audio does not reach it."""
+    from transformers import WhisperProcessor
+
+    given: list[list[int]] = []
+    decode = taught.model.model.decoder.forward
+
+    def spied(*, input_ids: torch.Tensor, **others: Any) -> Any:
+        if input_ids.shape[1] > 1:
+            given.extend(input_ids.tolist())
+        return decode(input_ids=input_ids, **others)
+
+    monkeypatch.setattr(taught.model.model.decoder, "forward", spied)
+    audio = [tone(300), tone(2000), tone(300, 4.5)]
+    alone = taught.transcribe(audio, times=True)
+    given.clear()
+    context = Context(("losartan", "metformin"), "Today she came for her drugs.")
+    heard = taught.transcribe(audio, times=True, contexts=[context, NOTHING_KNOWN, NOTHING_KNOWN])
+
+    assert heard[1:] == alone[1:]
+    told, *others = given
+    processor = WhisperProcessor(taught._extractor, taught._tokenizer)
+    prompt = processor.get_prompt_ids("Today she came for her drugs. losartan, metformin").tolist()
+    assert told[: len(prompt)] == prompt
+    assert all(prompt[0] not in each for each in others)
+    spoken = [word.text for word in heard[0].words]
+    assert spoken == heard[0].text.split()
+    assert all(0 <= word.confidence <= 1 for word in heard[0].words if word.confidence is not None)
+
+
+def test_of_a_long_prompt_the_end_is_told(taught: WhisperRecogniser) -> None:
+    (heard,) = taught.transcribe([tone(300)], times=True, contexts=[Context(prompt="losartan " * 500)])
+    assert isinstance(heard.text, str)
 
 
 # Learning
