@@ -20,6 +20,8 @@ _SERVE_ENVIRONMENT = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # HAProxy, where it is used, would else cut what is uploaded or listened to for longer than two minutes.
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
+    # On a machine that is busy, a proxy takes longer than Ray's 5 s to import what it needs.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
 }
 """Read by Ray Serve when it is imported, in every process."""
 _ours = False

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")  # as on a cluster; the quickstart has Ray's own proxy
 
 
 @pytest.fixture

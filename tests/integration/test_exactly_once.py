@@ -21,7 +21,7 @@ from rayapp.plan import count_pieces
 from rayapp.storage import join, list_files, open_filesystem
 
 pytestmark = pytest.mark.slow
-_PATIENCE_SECONDS = 120
+_PATIENCE_SECONDS = 300
 
 
 def rows(location):
