@@ -16,6 +16,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")  # as on a cluster; the quickstart has Ray's own proxy
+os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "5")  # instead of 30, at each end of a server
 
 
 @pytest.fixture
