@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from traceback import format_tb
@@ -24,6 +25,9 @@ _MOST_FAILURES = 8
 """In a row: one request that cannot be heard has up to two."""
 _SPARE_MODELS = 2
 """Versions before or after those that are served."""
+_MOST_KERNELS = "64"
+"""Of oneDNN, on a CPU: it makes some for each length of audio, and of the 1,024 that it keeps unless told, the process
+grows by 300 MB."""
 _log = logging.getLogger(f"ray.{__name__}")
 
 
@@ -31,6 +35,7 @@ class RecogniserReplica:
     """A copy of the models. It is ready when each of them has heard a first batch."""
 
     async def __init__(self, config: ServeConfig, home: Path) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _MOST_KERNELS)  # read with the first batch
         device = "cuda" if config.gpus_per_replica else "cpu"
         catalogue = await asyncio.to_thread(Catalogue, config, home)
         self._metrics = RecogniserMetrics()
