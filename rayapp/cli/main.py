@@ -10,9 +10,11 @@ from rayapp.cli import (
     api_key,
     audit,
     audition,
+    cluster,
     doctor,
     evaluate,
     export,
+    jobs,
     lexicon,
     manifest,
     models,
@@ -20,6 +22,7 @@ from rayapp.cli import (
     quickstart,
     release,
     serve,
+    submit,
     synthesize,
     trace,
     train,
@@ -61,10 +64,11 @@ for module in (
     transcribe,
     models,
     trace,
+    submit,
     doctor,
 ):
     app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)
-for group in (lexicon, manifest, audit):
+for group in (lexicon, manifest, audit, jobs, cluster):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 
 

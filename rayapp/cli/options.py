@@ -25,6 +25,12 @@ Address = Annotated[
         help="Ray cluster to run on, such as `ray://head:10001`; without it `RAY_ADDRESS`, or a Ray of our own here.",
     ),
 ]
+ClusterName = Annotated[
+    str,
+    typer.Option(
+        "--cluster", metavar="NAME", help="Profile in `configs/cluster`, or its path.", envvar="RAYAPP_CLUSTER"
+    ),
+]
 Home = Annotated[
     Path,
     typer.Option(

@@ -126,7 +126,7 @@ def command_output(as_json: bool) -> Iterator[Output]:
             raise
         output.error(
             f"{error.name} is not installed: this command needs the whole platform (`uv sync`); "
-            "with the light install, submit it to a cluster by `ray job submit`",
+            "with the light install, run it on a cluster by `rayapp submit`",
             BAD_INPUT,
         )
         raise typer.Exit(BAD_INPUT) from None

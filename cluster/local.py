@@ -1,0 +1,33 @@
+"""A cluster of several nodes on one machine: each has a raylet, and processes and an object store of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_OBJECT_STORE_BYTES = 200_000_000
+_ANY_PORT = 0
+
+
+@contextmanager
+def local_cluster(nodes: int, cpus: float, gpus: float = 0) -> Iterator[str]:
+    """The nodes, for the length of the block, on loopback; yields the URL of Ray's dashboard.
+
+    cpus, gpus: of each node, as Ray is to count them; the machine need not have them.
+    """
+    from ray.cluster_utils import Cluster
+
+    each = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": _OBJECT_STORE_BYTES}
+    head = each | {
+        "include_dashboard": True,
+        "dashboard_host": "127.0.0.1",
+        "dashboard_agent_listen_port": _ANY_PORT,
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for _ in range(nodes - 1):
+            cluster.add_node(**each)
+        cluster.wait_for_nodes()
+        yield f"http://{cluster.webui_url}"
+    finally:
+        cluster.shutdown()

@@ -1,0 +1,127 @@
+"""What is said of a job before anything is sent."""
+
+import pytest
+
+from cluster.jobs import Cluster, Job, most_gpus
+from cluster.profile import ClusterProfile, open_profile
+from cluster.working_directory import packed_files, require_what_settings_name
+from pipelines.evaluation.config import EvaluationConfig
+from rayapp.cli.entrypoint import read_entrypoint
+from rayapp.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian", "a.yaml"], "no command; known here: quickstart"),
+        (["lexicon", "mien"], "known here: convert, stats"),
+        ([], "no command"),
+        (["train"], "Missing argument"),
+        (["train", "a.yaml", "--epochs", "3"], "No such option"),
+        (["train", "--help"], "only explains itself"),
+        (["train", "nowhere.yaml"], "nowhere.yaml does not exist"),
+    ],
+)
+def test_what_is_no_command_is_said(words, message):
+    with pytest.raises(UserError, match=message):
+        read_entrypoint(words)
+
+
+def test_settings_are_read_as_the_command_would(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("port: 8080\n")
+    entrypoint = read_entrypoint(["serve", str(file), "--set", "ingresses=2"])
+    assert (entrypoint.settings.port, entrypoint.settings.ingresses) == (8080, 2)
+    with pytest.raises(UserError, match="unknown key prot"):
+        read_entrypoint(["serve", str(file), "--set", "prot=1"])
+
+
+def test_every_command_that_reads_settings_is_known_to_read_them():
+    from pathlib import Path
+
+    import rayapp.cli
+    from rayapp.cli.entrypoint import _SETTINGS
+
+    files = Path(rayapp.cli.__file__).parent.glob("*.py")
+    reading = {file.stem.replace("_", "-"): file.read_text() for file in files if "load_config(" in file.read_text()}
+    reading.pop("entrypoint")
+    assert reading.keys() == _SETTINGS.keys()
+    for name, kind in _SETTINGS.items():
+        assert f"load_config({kind.partition(':')[2]}," in reading[name]
+
+
+def test_the_same_settings_are_the_same_job_whatever_file_they_are_in(tmp_path):
+    def job(name, *more):
+        (tmp_path / name).write_text("port: 8080\n")
+        entrypoint = read_entrypoint(["serve", str(tmp_path / name), *more])
+        return Job(entrypoint.words, entrypoint.settings)
+
+    assert job("a.yaml").id == job("b.yaml").id == job("a.yaml", "--set", "port=8080").id
+    assert job("a.yaml").id != job("a.yaml", "--set", "port=8081").id
+    assert Job(("lexicon", "stats", "a b.csv")).entrypoint == "python -m rayapp.cli lexicon stats 'a b.csv'"
+
+
+def test_what_is_ignored_stays_here(tmp_path):
+    for name in ("a.yaml", "runs/model.nemo", "big.bin", "speech/a.wav", ".venv/x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    (tmp_path / ".gitignore").write_text("*.bin\n")
+    sizes = packed_files(tmp_path, ["speech"])
+    assert {str(path): size for path, size in sizes.items()} == {"a.yaml": 5, ".gitignore": 6}
+
+
+def test_a_folder_that_is_too_large_is_refused_with_its_largest_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("ray._private.runtime_env.packaging.GCS_STORAGE_MAX_SIZE", 1_000_000)
+    (tmp_path / "a.txt").write_bytes(b"a")
+    (tmp_path / "speech.wav").write_bytes(bytes(3_000_000))
+    with pytest.raises(UserError, match=r"3 MiB, and Ray takes 1 MiB along; the largest: speech.wav \(3 MiB\), a.txt"):
+        packed_files(tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("runs/model.nemo", "after: runs/model.nemo stays on this machine"),
+        ("{outside}", "is on this machine, and the cluster does not see it"),
+        ("{inside}", "give it as here.nemo"),
+        ("here.nemo", None),
+        ("s3://bucket/model.nemo", None),
+        ("/fsx/model.nemo", None),
+        ("nvidia/parakeet-tdt-0.6b-v2", None),
+    ],
+)
+def test_a_setting_that_names_what_is_only_here_is_refused(tmp_path, model, message):
+    folder = tmp_path / "work"
+    for path in ("work/runs/model.nemo", "work/here.nemo", "elsewhere.nemo"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"")
+    model = model.format(outside=tmp_path / "elsewhere.nemo", inside=folder / "here.nemo")
+    settings = EvaluationConfig.model_validate(
+        {"after": model, "output": "runs", "sets": {"a": {"manifest": "s3://a"}}}
+    )
+
+    def check():
+        require_what_settings_name(settings, folder, list(packed_files(folder, [])), ["/fsx"])
+
+    if message is None:
+        check()
+    else:
+        with pytest.raises(UserError, match=message):
+            check()
+
+
+def test_the_most_gpus_of_one_process_are_found_wherever_they_are_set():
+    settings = read_entrypoint(["synthesize", "configs/synthesize-cluster.yaml"]).settings
+    assert most_gpus(settings) == 4
+
+
+def test_a_cluster_that_does_not_answer_is_said():
+    from serve.run import free_port
+
+    with pytest.raises(UserError, match=r"nothing answers at http.*kubectl port-forward"):
+        Cluster(ClusterProfile(address=f"http://127.0.0.1:{free_port()}"))
+
+
+def test_a_cluster_that_is_not_known_is_said_with_those_that_are():
+    with pytest.raises(UserError, match="no cluster 'prod'; in configs/cluster: local"):
+        open_profile("prod")
