@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,8 +15,14 @@ def local_cluster(nodes: int, cpus: float, gpus: float = 0) -> Iterator[str]:
     """The nodes, for the length of the block, on loopback; yields the URL of Ray's dashboard.
 
     cpus, gpus: of each node, as Ray is to count them; the machine need not have them.
+
+    Who wants in needs the token that `cluster.jobs.Cluster` looks for; where there is none, one is made.
     """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, which reads it once
+    from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
     from ray.cluster_utils import Cluster
+
+    ensure_token_if_auth_enabled()
 
     each = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": _OBJECT_STORE_BYTES}
     head = each | {
