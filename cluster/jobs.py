@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel
-
 from cluster.profile import ClusterProfile
 from cluster.working_directory import ALWAYS_EXCLUDED, packed_files, require_what_settings_name
-from rayapp.config import config_fingerprint
+from rayapp.config import StepConfig, config_fingerprint
 from rayapp.errors import UserError
+from rayapp.gpus import GpuDemand, gpu_demands
 from rayapp.ids import content_id
+from rayapp.inside import require_inside
 
 _CONNECT_SECONDS = 10.0
 _ENTRYPOINT = ("python", "-m", "rayapp.cli")
 _TOKEN = Path.home() / ".ray" / "auth_token"
+_GPU_TYPE = "accelerator_type:"
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -33,8 +34,8 @@ class Job:
 
     words: tuple[str, ...]
     """The command without `rayapp`, such as `("train", "configs/train.yaml")`."""
-    settings: Any = None
-    """`StepConfig` of its configuration file; None for a command that has none."""
+    settings: StepConfig | None = None
+    """Of its configuration file; None for a command that has none."""
 
     @property
     def id(self) -> str:
@@ -97,13 +98,14 @@ class Cluster:
 
         folder: the working directory, which goes along. again: also after it has succeeded.
 
-        Raises `UserError` for what could not work there: too large a folder, settings that name what is only here, more
-        GPUs than the cluster has.
+        Raises `UserError` for what could not work there: too large a folder, settings that name what is only here, or
+        somebody outside of where the data must stay, GPUs that the cluster has not.
         """
         packed = packed_files(folder, self.profile.exclude)
-        if isinstance(job.settings, BaseModel):
+        if job.settings:
+            require_inside(job.settings, self.profile.environment)
             require_what_settings_name(job.settings, folder, list(packed), self.profile.shared)
-            self._require_gpus(most_gpus(job.settings))
+            self._require_gpus(list(gpu_demands(job.settings)))
         earlier = self._runs(job.id)
         if earlier and (earlier[-1].status not in _OVER or (earlier[-1].status == "SUCCEEDED" and not again)):
             return Submitted(earlier[-1].submission_id, earlier[-1].status, False)
@@ -152,32 +154,30 @@ class Cluster:
         numbered = [job for job in self.jobs() if (job.submission_id or "").rpartition("-")[0] == job_id]
         return sorted(numbered, key=lambda job: int(job.submission_id.rpartition("-")[2]))
 
-    def _require_gpus(self, wanted: float) -> None:
-        there = self.profile.max_gpus
-        if not wanted or (there is not None and wanted <= there):
+    def _require_gpus(self, demands: Sequence[GpuDemand]) -> None:
+        """Raises `UserError` for a process that no node has the GPUs for, now or when the cluster has grown."""
+        if not demands:
             return
-        if there is None:
-            from ray.util.state import list_nodes
+        from ray.util.state import list_nodes
 
-            nodes = list_nodes(address=self.profile.address)
-            there = sum(node.resources_total.get("GPU", 0) for node in nodes if node.state == "ALIVE")
-        if wanted > there:
-            raise UserError(
-                f"a process of the job asks for {wanted:g} GPUs, and the cluster has {there:g}; lower the setting, or "
-                "set max_gpus in the profile where the cluster grows"
-            )
-
-
-def most_gpus(settings: BaseModel) -> float:
-    """The most that one process asks for, by the settings called `gpus` or `gpus_per_…`."""
-    most = 0.0
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, BaseModel):
-            most = max(most, most_gpus(value))
-        elif name == "gpus" or name.startswith("gpus_per_"):
-            most = max(most, value or 0.0)
-    return most
+        nodes = [node for node in list_nodes(address=self.profile.address) if node.state == "ALIVE"]
+        there = max((sum(n.resources_total.get("GPU", 0) for n in nodes), self.profile.max_gpus or 0.0))
+        found = {
+            name.removeprefix(_GPU_TYPE) for n in nodes for name in n.resources_total if name.startswith(_GPU_TYPE)
+        }
+        kinds = sorted({*found, *self.profile.gpu_types})
+        for demand in demands:
+            if demand.gpus > there:
+                raise UserError(
+                    f"{demand.setting}: a process asks for {demand.gpus:g} GPUs, and the cluster has {there:g}; lower "
+                    "the setting, or set max_gpus in the profile where the cluster grows"
+                )
+            if demand.gpu_type and demand.gpu_type not in kinds:
+                raise UserError(
+                    f"{demand.setting}: the cluster has no GPU of type {demand.gpu_type}; it has "
+                    f"{', '.join(kinds) or 'none that tells its type'}; take one of these, or add it to gpu_types in "
+                    "the profile where the cluster grows"
+                )
 
 
 def _use_token() -> None:

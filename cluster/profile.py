@@ -28,6 +28,8 @@ class ClusterProfile(StepConfig):
     not."""
     max_gpus: Annotated[float, Field(ge=0)] | None = None
     """GPUs that the cluster grows to; without it, those that it has now."""
+    gpu_types: tuple[str, ...] = ()
+    """Ray's names of GPUs that the cluster has when it has grown, besides those that it has now."""
     driver_cpus: float = Field(default=1, ge=0)
     """Reserved for the job's own process. With 0 it may run on the head, which has room for few."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
 from rayapp.errors import UserError
+from rayapp.nested import texts_in
 
 ALWAYS_EXCLUDED = (".git", ".venv", ".uv", "__pycache__", "*.egg-info", "node_modules", "runs", "mlruns")
 _SHOWN = 5
@@ -48,7 +48,7 @@ def require_what_settings_name(
     settings: BaseModel, folder: Path, packed: Sequence[Path], shared: Sequence[str]
 ) -> None:
     """Raises `UserError` for a setting that names a file or folder which is here, and will not be on the cluster."""
-    for key, value in _texts(settings.model_dump(mode="json")):
+    for key, value in texts_in(settings):
         if key.rpartition(".")[2] in _WRITTEN or "://" in value or "\n" in value or len(value) > 1024:
             continue
         path = Path(value)
@@ -68,17 +68,6 @@ def require_what_settings_name(
                 f"{key}: {value} stays on this machine, as .gitignore, .rayignore or exclude name it; put it on S3 or "
                 "shared storage"
             )
-
-
-def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield key, value
-    elif isinstance(value, dict):
-        for name, each in value.items():
-            yield from _texts(each, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list):
-        for number, each in enumerate(value):
-            yield from _texts(each, f"{key}.{number}")
 
 
 def _mb(size: int) -> str:

@@ -63,6 +63,9 @@ class SynthesisConfig(StepConfig):
     prices: PricesConfig | None = None
     """What machines cost; without it, `rayapp plan` tells no price."""
 
+    def idle_sections(self) -> tuple[str, ...]:
+        return () if self.verification.enabled and self.verification.recogniser else ("verification",)
+
 
 class TrainConfig(TrainingConfig):
     """From manifests to a model, with speech that sounds different whenever it is heard."""
@@ -184,6 +187,7 @@ class _ExperimentConfig(StepConfig):
             heard=str(self.workdir / "heard"),
             workers=self.training.workers,
             gpus_per_worker=self.training.gpus_per_worker,
+            gpu_type=self.training.gpu_type,
             seed=self.seed,
         )
 

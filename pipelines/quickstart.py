@@ -73,6 +73,7 @@ def quickstart(config: QuickstartConfig, cache: Path, narrator: Narrator) -> Out
                 heard=str(work / "heard"),
                 workers=config.training.workers,
                 gpus_per_worker=config.training.gpus_per_worker,
+                gpu_type=config.training.gpu_type,
             ),
             home,
             progress,

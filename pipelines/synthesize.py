@@ -76,7 +76,9 @@ def _generator(config: SynthesisConfig) -> Generator:
 def _speakers(config: SynthesisConfig) -> list[Any]:
     coqui = config.speech.coqui
     speak = partial(Speak, config.speech)
-    return [Group([speak], coqui.workers, coqui.gpus)] if config.speech.engine == "coqui" and coqui.gpus else [speak]
+    if config.speech.engine != "coqui" or not coqui.gpus:
+        return [speak]
+    return [Group([speak], coqui.workers, coqui.gpus, coqui.gpu_type)]
 
 
 def _talk(voices: VoicesConfig, side: str, rng: np.random.Generator) -> Audio:
@@ -89,9 +91,10 @@ def _talk(voices: VoicesConfig, side: str, rng: np.random.Generator) -> Audio:
 
 def _listeners(config: SynthesisConfig) -> list[Any]:
     stages = verification_stages(config.verification, espeak.phonemes_of, espeak.ACCENT_OF)
-    if not config.verification.gpus or not stages:
+    settings = config.verification
+    if not settings.gpus or not stages:
         return stages
-    return [Group(stages, config.verification.workers, config.verification.gpus)]
+    return [Group(stages, settings.workers, settings.gpus, settings.gpu_type)]
 
 
 def synthesize(config: SynthesisConfig, progress: Progress = lambda done, total, note: None) -> Result | None:
@@ -159,12 +162,12 @@ def run_key(config: SynthesisConfig) -> str:
             "workers": True,
             "prices": True,
             "transcripts": {
-                "vllm": {"workers", "gpus", "batch_size"},
+                "vllm": {"workers", "gpus", "gpu_type", "batch_size"},
                 "openai": {"concurrency", "requests_per_minute"},
             },
-            "speech": {"coqui": {"workers", "gpus"}},
+            "speech": {"coqui": {"workers", "gpus", "gpu_type"}},
             "augmentation": {"cuda"},
-            "verification": {"workers", "gpus"},
+            "verification": {"workers", "gpus", "gpu_type"},
             "manifests": {"licence"},
         },
     )

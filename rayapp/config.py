@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from rayapp.errors import UserError
 from rayapp.ids import content_id
+from rayapp.inside import require_inside
 
 ENVIRONMENT_PREFIX = "RAYAPP_"
 """`RAYAPP_TRAINING__LEARNING_RATE=1e-3` sets `training.learning_rate`."""
@@ -31,6 +32,10 @@ class StepConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
 
+    def idle_sections(self) -> tuple[str, ...]:
+        """Names of the sections that are there, and that nobody looks at: another engine is chosen, say."""
+        return ()
+
 
 ConfigT = TypeVar("ConfigT", bound=StepConfig)
 
@@ -43,7 +48,8 @@ def load_config(
 ) -> ConfigT:
     """Read settings of `kind`: its defaults, then the YAML file, the environment, and `key.path=value`s.
 
-    Raises `UserError` that names the key, the value and, for an unknown key, the nearest valid one.
+    Raises `UserError` that names the key, the value and, for an unknown key, the nearest valid one; and for settings
+    that `rayapp.inside` refuses.
     """
     values = _merged(_defaults(kind), _read_yaml(path)) if path else _defaults(kind)
     for keys, value in _from_environment(kind, os.environ if environment is None else environment):
@@ -53,7 +59,9 @@ def load_config(
         if not sign or not key:
             raise UserError(f"--set {override!r} is not KEY=VALUE; for example --set training.epochs=3")
         _put(values, key.split("."), _scalar(text), source=f"--set {override}")
-    return checked_config(kind, values, path)
+    config = checked_config(kind, values, path)
+    require_inside(config, environment)
+    return config
 
 
 def checked_config(kind: type[ConfigT], values: Mapping[str, Any], path: Path | None = None) -> ConfigT:

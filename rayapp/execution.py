@@ -46,6 +46,8 @@ class Group:
     workers: int = 1
     gpus: float = 0.0
     """Of each worker, where its stages leave that to the settings: 0.25 lets four share one."""
+    gpu_type: str | None = None
+    """Ray's name of them, such as `A100`; None takes any."""
 
     @property
     def resources(self) -> Resources:
@@ -263,6 +265,7 @@ def _add_group(dataset: Dataset, group: Group, source: Source | None, sink: Sink
         num_cpus=resources.cpus,
         num_gpus=resources.gpus or None,
         memory=int(resources.memory_gb * 1e9),
+        accelerator_type=group.gpu_type,
         **_WHOLE_BLOCKS,
     )
 

@@ -125,6 +125,7 @@ def build(config: ServeConfig, home: Path) -> Application:
         ray_actor_options={
             "num_cpus": config.cpus_per_replica,
             "num_gpus": config.gpus_per_replica,
+            **({"accelerator_type": config.gpu_type} if config.gpu_type and config.gpus_per_replica else {}),
         },
     ).bind(config, home.absolute())
     return IngressDeployment.options(num_replicas=config.ingresses, ray_actor_options={"num_cpus": INGRESS_CPUS}).bind(

@@ -122,6 +122,8 @@ class ServeConfig(StepConfig):
     """CPU share of each copy of the recogniser."""
     gpus_per_replica: float = Field(default=0, ge=0)
     """GPU share of each copy of the recogniser; 0 serves on the CPU."""
+    gpu_type: str | None = None
+    """Ray's name of the GPUs that it needs, such as `A100` or `L40S`; unset, any."""
     max_upload_mb: int = Field(default=25, ge=1)
     """Largest upload."""
     max_upload_seconds: float = Field(default=300, gt=0)

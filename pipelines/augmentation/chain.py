@@ -48,7 +48,7 @@ def chain(config: AugmentationConfig, talk: Talk | None = None) -> list[Maker | 
     for batched, names in groupby(config.chain, key=lambda name: config.device == "cuda" and name in BATCHED):
         if batched:
             stage = partial(TorchAugment, config, tuple(names), talk)
-            parts.append(Group([stage], config.cuda.workers, config.cuda.gpus))
+            parts.append(Group([stage], config.cuda.workers, config.cuda.gpus, config.cuda.gpu_type))
         else:
             parts += [_maker(name, config, talk) for name in names]
     return parts

@@ -169,6 +169,8 @@ class CudaConfig(StepConfig):
     """Processes that augment on a GPU."""
     gpus: float = Field(default=0.25, gt=0, le=1)
     """Of each of them; 0.25 lets four share one."""
+    gpu_type: str | None = None
+    """Ray's name of the GPUs that it needs, such as `A100` or `L40S`; unset, any."""
 
 
 class AugmentationConfig(StepConfig):
@@ -198,6 +200,9 @@ class AugmentationConfig(StepConfig):
     """Where rooms, noise, microphone and clipping are computed; `cuda` takes many utterances at a time."""
     cuda: CudaConfig = CudaConfig()
     """For `device: cuda`."""
+
+    def idle_sections(self) -> tuple[str, ...]:
+        return () if self.device == "cuda" else ("cuda",)
 
     @model_validator(mode="after")
     def _each_transform_stands_once(self) -> Self:

@@ -41,6 +41,8 @@ class EvaluationConfig(StepConfig):
     """Processes that transcribe."""
     gpus_per_worker: float = Field(default=0, ge=0)
     """0 transcribes on the CPU."""
+    gpu_type: str | None = None
+    """Ray's name of the GPUs that it needs, such as `A100` or `L40S`; unset, any."""
     bootstrap_samples: int = Field(default=2000, ge=100)
     """Draws behind each 95 % interval."""
     examples: int = Field(default=40, ge=0)

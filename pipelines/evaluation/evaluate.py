@@ -144,7 +144,7 @@ def _results(
     if silence := SilenceSpeech(config.silence_minutes).count:
         speech[SILENCE] = SilenceSpeech(config.silence_minutes)
         tables[SILENCE] = _nothing_said(silence)
-    workers = Workers(config.heard, config.workers, config.gpus_per_worker)
+    workers = Workers(config.heard, config.workers, config.gpus_per_worker, config.gpu_type)
     heard = hear(paths, speech, workers, progress)
     judged = trained["after"]
     terms = {term for table in tables.values() for row in table["terms"].to_pylist() for term in row or ()}

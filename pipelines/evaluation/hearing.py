@@ -129,6 +129,7 @@ class Workers:
     folder: str
     count: int
     gpus_each: float
+    gpu_type: str | None = None
 
     @property
     def device(self) -> str:
@@ -214,6 +215,7 @@ def _heard_by_ray(
         compute=ray.data.ActorPoolStrategy(size=workers.count),
         num_cpus=1,
         num_gpus=workers.gpus_each or None,
+        accelerator_type=workers.gpu_type if workers.gpus_each else None,
     )
     found: dict[_Hearing, list[pa.Table]] = {hearing: [] for hearing in hearings}
     done = 0

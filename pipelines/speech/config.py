@@ -73,6 +73,9 @@ class SpeechConfig(StepConfig):
     coqui: CoquiConfig = CoquiConfig()
     """For `engine: coqui`."""
 
+    def idle_sections(self) -> tuple[str, ...]:
+        return () if self.engine == "coqui" else ("coqui",)
+
     @property
     def trained_accents(self) -> dict[str, tuple[str, ...]]:
         """The accents that training hears, by language; with Coqui's speakers, under one name."""

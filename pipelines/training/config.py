@@ -203,6 +203,8 @@ class LearningConfig(StepConfig):
     """Go on with so few where nodes are lost; without it, wait for others."""
     gpus_per_worker: float = Field(default=0, ge=0)
     """0 trains on the CPU."""
+    gpu_type: str | None = None
+    """Ray's name of the GPUs that it needs, such as `A100` or `L40S`; unset, any."""
     validation_interval: float = Field(default=1.0, gt=0)
     """Epochs between validations; each leaves a checkpoint."""
     patience: int | None = Field(default=None, ge=1)

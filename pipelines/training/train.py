@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pipelines.training.stream import Augment
 
 _SHOWN_CHARACTERS = 20
-_NOT_IN_KEY = ("workers", "min_workers", "gpus_per_worker", "max_failures", "keep_checkpoints", "tracking")
+_NOT_IN_KEY = ("workers", "min_workers", "gpus_per_worker", "gpu_type", "max_failures", "keep_checkpoints", "tracking")
 """They say where it is trained and what is kept, not what comes of it."""
 
 Progress = Callable[[int, int], None]
@@ -254,6 +254,7 @@ def _trainer(setup: Setup, staging: Path) -> TorchTrainer:
             num_workers=(config.min_workers, config.workers) if config.min_workers else config.workers,
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": 1} | ({"GPU": gpus} if gpus else {}),
+            accelerator_type=config.gpu_type if gpus else None,
         ),
         run_config=RunConfig(
             name=CHECKPOINTS,

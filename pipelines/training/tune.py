@@ -63,6 +63,7 @@ def tune_batch(config: TrainingConfig, home: Path, memory_gb: float | None = Non
                 num_workers=1,
                 use_gpu=config.gpus_per_worker > 0,
                 resources_per_worker={"CPU": 1} | ({"GPU": config.gpus_per_worker} if config.gpus_per_worker else {}),
+                accelerator_type=config.gpu_type if config.gpus_per_worker else None,
             ),
             run_config=RunConfig(storage_path=folder),
         )

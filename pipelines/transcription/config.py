@@ -26,5 +26,7 @@ class TranscriptionConfig(StepConfig):
     """That listen at a time, each with a copy of the model."""
     gpus_per_worker: float = Field(default=0, ge=0)
     """0 listens on CPUs."""
+    gpu_type: str | None = None
+    """Ray's name of the GPUs that it needs, such as `A100` or `L40S`; unset, any."""
     max_batch_seconds: float = Field(default=400, gt=0)
     """Most seconds of audio in a batch, padding included: what fits into the device's memory."""

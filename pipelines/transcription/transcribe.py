@@ -73,6 +73,7 @@ def transcribe(
                 compute=ray.data.ActorPoolStrategy(size=min(config.workers, len(chunks))),
                 num_cpus=1,
                 num_gpus=config.gpus_per_worker,
+                accelerator_type=config.gpu_type if config.gpus_per_worker else None,
                 max_task_retries=_MOST_DEATHS,
             )
         progress(done, len(recordings))

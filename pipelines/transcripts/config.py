@@ -85,6 +85,8 @@ class VllmConfig(StepConfig):
     """Engines."""
     gpus: float = Field(default=1.0, ge=0)
     """GPUs of each engine; 0 runs the CPU build."""
+    gpu_type: str | None = None
+    """Ray's name of the GPUs that it needs, such as `A100` or `L40S`; unset, any."""
     engine: dict[str, Any] = Field(default={})
     """Passed on to vLLM's engine, such as `max_model_len` or `tensor_parallel_size`."""
 
@@ -120,3 +122,6 @@ class TranscriptsConfig(StepConfig):
     """Share of the sentence patterns that is never trained on: they make the test of unseen patterns."""
     max_draws: int = Field(default=300, ge=1)
     """Draw at most so many sentences for a slot until one belongs to its split; then the slot is rejected."""
+
+    def idle_sections(self) -> tuple[str, ...]:
+        return () if self.generator == "vllm" else ("vllm",)

@@ -117,6 +117,7 @@ def _processor_settings(config: VllmConfig) -> dict[str, Any]:
         },
         "tokenize_stage": False,  # the engine does both
         "detokenize_stage": False,
+        "accelerator_type": config.gpu_type if config.gpus else None,
         "placement_group_config": {"bundle_per_worker": {"CPU": 1, "GPU": config.gpus / devices}},
         "dynamic_lora_loading_path": _lora(config)[0],
         "should_continue_on_error": True,

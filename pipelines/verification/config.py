@@ -48,6 +48,8 @@ class VerificationConfig(StepConfig):
     without it, only the signal and the phonemes are checked."""
     gpus: float = Field(default=0.0, ge=0)
     """GPUs of each worker that hears; 0 hears on CPUs, 0.25 lets four workers share one."""
+    gpu_type: str | None = None
+    """Ray's name of the GPUs that it needs, such as `A100` or `L40S`; unset, any."""
     workers: int = Field(default=1, ge=1)
     """Processes that hear on GPUs; on CPUs the run's own workers hear, each with the recogniser in its memory."""
     batch_size: int = Field(default=32, ge=1)

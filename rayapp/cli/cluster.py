@@ -1,7 +1,8 @@
-"""`rayapp cluster`: clusters to try things on."""
+"""`rayapp cluster`: clusters to try things on, and the manifests of real ones."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,12 +10,7 @@ import typer
 from rayapp.cli.options import AsJson
 from rayapp.cli.output import command_output
 
-app = typer.Typer(no_args_is_help=True, help="A cluster to try things on.")
-
-
-@app.callback()
-def group() -> None:
-    """So that the group's one command keeps its name."""
+app = typer.Typer(no_args_is_help=True, help="A cluster to try things on, and the manifests of real ones.")
 
 
 @app.command("local")
@@ -22,6 +18,7 @@ def local_command(
     nodes: Annotated[int, typer.Option(min=1, help="Raylets; the first is the head.")] = 3,
     cpus: Annotated[float, typer.Option(min=0, help="Of each node, as Ray is to count them.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="Of each node; the machine need not have them.")] = 0,
+    gpu_type: Annotated[str | None, typer.Option(help="Of these GPUs, as Ray calls it: A100, L40S.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a cluster of several nodes on this machine, until Ctrl-C.
@@ -40,8 +37,79 @@ def local_command(
 
         from cluster.local import local_cluster
 
-        with local_cluster(nodes, cpus, gpus) as url:
+        with local_cluster(nodes, cpus, gpus, gpu_type) as url:
             output.result({"address": url, "nodes": nodes}, f"{nodes} nodes; dashboard {url}; Ctrl-C stops them")
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
             output.console.print("stopping")
+
+
+@app.command("validate")
+def validate_command(
+    overlay: Annotated[
+        str | None, typer.Argument(help="Its name or folder; without it, all.", show_default=False)
+    ] = None,
+    crds: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="RAYAPP_CRDS",
+            exists=True,
+            file_okay=False,
+            help="Folder of the operators' CustomResourceDefinitions; without it, their kinds are checked in part.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check manifests before a cluster sees them.
+
+    Against schemas and KubeRay's rules; what jobs and applications are told; whether all that is named is there, and
+    whether there are nodes for the pods.
+
+    Example: `rayapp cluster validate eks-prod --crds crds/`
+    """
+    with command_output(as_json) as output:
+        from cluster.validation.manifests import open_overlay, overlay_names
+        from cluster.validation.schemas import open_schemas
+        from cluster.validation.validate import validate
+        from rayapp.cli.manifests import READERS
+        from rayapp.errors import UserError
+
+        told, bad, schemas = {}, 0, open_schemas(crds)
+        for name in [overlay] if overlay else overlay_names():
+            verdict = validate(open_overlay(name), schemas, READERS)
+            bad += len(verdict.problems)
+            for problem in verdict.problems:
+                output.console.print(f"[red]✗[/red] {problem}", soft_wrap=True)
+            for what, count in verdict.not_checked.items():
+                output.console.print(f"[yellow]not checked[/yellow] {what} ({count})", soft_wrap=True)
+            mark = "[red]✗[/red]" if verdict.problems else "[green]✓[/green]"
+            output.console.print(f"{mark} {name}: {verdict.objects} objects, {len(verdict.problems)} problems")
+            told[name] = {
+                "objects": verdict.objects,
+                "problems": [{"where": problem.where, "what": problem.what} for problem in verdict.problems],
+                "not_checked": dict(verdict.not_checked),
+            }
+        if bad:
+            raise UserError(
+                f"{bad} problems in {', '.join(name for name, verdict in told.items() if verdict['problems'])}"
+            )
+        output.result(told)
+
+
+@app.command("secrets")
+def secrets_command() -> None:
+    """Print the Secrets that the manifests name, with passwords drawn now.
+
+    HF_TOKEN, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go into them where they are set. Never applied twice: what is
+    there would be locked out of its own database.
+
+    Example: `rayapp cluster secrets | kubectl create -f -`
+    """
+    import os
+    import sys
+
+    import yaml
+
+    from cluster.secrets import draw
+
+    yaml.safe_dump_all(draw(os.environ), sys.stdout, sort_keys=False)

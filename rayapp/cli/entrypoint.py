@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -41,10 +41,11 @@ class Entrypoint:
     """None where the command has no file of settings."""
 
 
-def read_entrypoint(words: Sequence[str]) -> Entrypoint:
+def read_entrypoint(words: Sequence[str], environment: Mapping[str, str] | None = None) -> Entrypoint:
     """Parses a command line, and loads its settings from this folder.
 
     words: without `rayapp`, such as `["train", "configs/train.yaml", "--set", "epochs=3"]`.
+    environment: that it is to run in; without it, ours.
 
     Raises `UserError` for what the command would not take.
     """
@@ -66,5 +67,7 @@ def read_entrypoint(words: Sequence[str]) -> Entrypoint:
         return Entrypoint(tuple(words), None)
     module, _, kind = _SETTINGS[words[0]].partition(":")
     file: Path | None = context.params.get("config_file")
-    settings = load_config(getattr(import_module(module), kind), file, context.params.get("overrides") or [])
+    settings = load_config(
+        getattr(import_module(module), kind), file, context.params.get("overrides") or [], environment
+    )
     return Entrypoint(tuple(words), settings)

@@ -2,12 +2,13 @@
 
 import pytest
 
-from cluster.jobs import Cluster, Job, most_gpus
+from cluster.jobs import Cluster, Job
 from cluster.profile import ClusterProfile, open_profile
 from cluster.working_directory import packed_files, require_what_settings_name
 from pipelines.evaluation.config import EvaluationConfig
 from rayapp.cli.entrypoint import read_entrypoint
 from rayapp.errors import UserError
+from rayapp.gpus import gpu_demands
 
 
 @pytest.mark.parametrize(
@@ -110,9 +111,11 @@ def test_a_setting_that_names_what_is_only_here_is_refused(tmp_path, model, mess
             check()
 
 
-def test_the_most_gpus_of_one_process_are_found_wherever_they_are_set():
+def test_gpus_that_are_asked_for_are_found_wherever_they_are_set_and_used():
     settings = read_entrypoint(["synthesize", "configs/synthesize-cluster.yaml"]).settings
-    assert most_gpus(settings) == 4
+    asked = {demand.setting: (demand.processes, demand.gpus) for demand in gpu_demands(settings)}
+    assert asked == {"transcripts.vllm.gpus": (2, 4), "speech.coqui.gpus": (16, 0.5), "verification.gpus": (8, 0.5)}
+    assert not list(gpu_demands(read_entrypoint(["synthesize", "configs/synthesize.yaml"]).settings))
 
 
 def test_a_cluster_that_does_not_answer_is_said():

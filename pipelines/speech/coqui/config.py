@@ -40,6 +40,8 @@ class CoquiConfig(StepConfig):
     """Processes that speak, each with a model of its own."""
     gpus: float = Field(default=0.0, ge=0)
     """GPUs of each process, or the share of one; 0 speaks on the CPU."""
+    gpu_type: str | None = None
+    """Ray's name of the GPUs that it needs, such as `A100` or `L40S`; unset, any."""
 
     @model_validator(mode="after")
     def _splits_share_no_speaker(self) -> Self:

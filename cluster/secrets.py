@@ -1,0 +1,76 @@
+"""The Secrets that the manifests name: with passwords and keys drawn here, and no two clusters alike."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+SECRETS: Mapping[str, tuple[str, ...]] = {
+    "postgres": ("password",),
+    "serving-redis": ("password",),
+    "serving-keys": ("keys.yaml",),
+    "gateway": ("master-key", "salt-key", "serving-key"),
+    "langfuse": (
+        "nextauth-secret",
+        "salt",
+        "encryption-key",
+        "clickhouse-password",
+        "redis-password",
+        "public-key",
+        "secret-key",
+        "otlp-headers",
+    ),
+    "object-store": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    "huggingface": ("token",),
+}
+"""By name, the keys of each."""
+_OF_OTHERS = {
+    "object-store": {key: key for key in SECRETS["object-store"]},
+    "huggingface": {"token": "HF_TOKEN"},
+}
+"""What cannot be drawn: the variables that hold it. A Secret whose variables are not set is left out."""
+
+
+def draw(environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The Secrets as objects of Kubernetes'. environment: for those that others hand out."""
+    serving_key, public, secret = _token("sk-rayapp-"), _token("pk-lf-"), _token("sk-lf-")
+    entry = {"name": "gateway", "sha256": hashlib.sha256(serving_key.encode()).hexdigest()}
+    values: dict[str, dict[str, str]] = {
+        "postgres": {"password": secrets.token_hex(24)},
+        "serving-redis": {"password": secrets.token_hex(24)},
+        "serving-keys": {"keys.yaml": yaml.safe_dump([entry])},
+        "gateway": {"master-key": _token("sk-"), "salt-key": _token("sk-"), "serving-key": serving_key},
+        "langfuse": {
+            "nextauth-secret": secrets.token_urlsafe(32),
+            "salt": secrets.token_urlsafe(32),
+            "encryption-key": secrets.token_hex(32),  # Langfuse wants 256 bits as 64 digits
+            "clickhouse-password": secrets.token_hex(24),
+            "redis-password": secrets.token_hex(24),
+            "public-key": public,
+            "secret-key": secret,
+            "otlp-headers": "Authorization=Basic " + base64.b64encode(f"{public}:{secret}".encode()).decode(),
+        },
+    }
+    for name, variables in _OF_OTHERS.items():
+        if all(environment.get(variable) for variable in variables.values()):
+            values[name] = {key: environment[variable] for key, variable in variables.items()}
+    return [_object(name, data) for name, data in values.items()]
+
+
+def _object(name: str, data: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": "rayapp"},
+        "type": "Opaque",
+        "stringData": dict(data),
+    }
+
+
+def _token(prefix: str) -> str:
+    return prefix + secrets.token_urlsafe(32)

@@ -1,0 +1,1 @@
+"""Manifests, checked before a cluster sees them."""

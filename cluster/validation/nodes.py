@@ -1,0 +1,247 @@
+"""Whether there are nodes for the pods, and GPUs for the programs.
+
+By Karpenter's pools, and by what Ray's autoscaler makes of a group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.validation.manifests import Manifest, Overlay, Pod, Problem, pods_of
+from cluster.validation.programs import Program
+from cluster.validation.quantities import amount
+from rayapp.gpus import GpuDemand, gpu_demands
+
+_GPU = "nvidia.com/gpu"
+_EFA = "vpc.amazonaws.com/efa"
+_POOL = "karpenter.sh/nodepool"
+_INSTANCE_TYPE = "node.kubernetes.io/instance-type"
+_PRODUCT = "nvidia.com/gpu.product"
+"""A label of nodes, from NVIDIA's device plugin, such as `NVIDIA-A100-SXM4-40GB`."""
+_TYPE = "accelerator_type:"
+_SYSTEM_CPUS = 0.5
+_SYSTEM_BYTES = 2**30
+"""Of the daemons of a node: network, storage, devices, metrics."""
+_MEMORY_OVERHEAD = 0.075
+"""Karpenter's `vmMemoryOverheadPercent`: what a virtual machine lacks of what its type promises."""
+_EVICTION_BYTES = 100 * 2**20
+_UNBOUNDED_PODS = 737
+"""As many as a p4d.24xlarge has addresses for; without `maxPods`, kubelet sets memory aside for them."""
+
+
+@dataclass(frozen=True)
+class InstanceType:
+    """As Amazon lists it."""
+
+    cpus: int
+    gibibytes: int
+    gpus: int = 0
+    gpu_type: str | None = None
+    """Ray's name of it."""
+    efa: int = 0
+
+    def allocatable(self, max_pods: int) -> dict[str, float]:
+        """What pods can have: memory by Karpenter's estimate, kubelet's reserve as the EKS AMIs compute it.
+
+        >>> p4d = INSTANCE_TYPES["p4d.24xlarge"].allocatable(737)
+        >>> round(p4d["cpu"], 3), round(p4d["memory"] / 2**20)
+        (95.69, 1082712)
+        """
+        reserved = (255 + 11 * max_pods) * 2**20 + _EVICTION_BYTES
+        return {
+            "cpu": float(self.cpus) - _reserved_cpus(self.cpus),
+            "memory": self.gibibytes * 2**30 * (1 - _MEMORY_OVERHEAD) - reserved,
+            _GPU: self.gpus,
+            _EFA: self.efa,
+        }
+
+
+INSTANCE_TYPES = {
+    "m7i.2xlarge": InstanceType(8, 32),
+    "m7i.4xlarge": InstanceType(16, 64),
+    "m7i.8xlarge": InstanceType(32, 128),
+    "g6e.xlarge": InstanceType(4, 32, 1, "L40S"),
+    "g6e.2xlarge": InstanceType(8, 64, 1, "L40S"),
+    "g6e.4xlarge": InstanceType(16, 128, 1, "L40S"),
+    "g6e.12xlarge": InstanceType(48, 384, 4, "L40S", 1),
+    "p4d.24xlarge": InstanceType(96, 1152, 8, "A100", 4),
+    "p4de.24xlarge": InstanceType(96, 1152, 8, "A100", 4),
+    "p5.48xlarge": InstanceType(192, 2048, 8, "H100", 32),
+}
+
+
+def problems(overlay: Overlay, programs: list[Program], not_checked: Counter[str]) -> Iterator[Problem]:
+    pools = {pool.name: pool for pool in overlay.of_kind("NodePool")}
+    if pools:
+        yield from _of_pools(overlay, pools)
+        for pod in overlay.pods():
+            yield from _of_a_pod(pod, overlay, pools)
+    else:
+        not_checked[f"whether pods fit their nodes: {overlay.name} has no NodePools"] += 1
+    for program in programs:
+        yield from _of_a_program(program, overlay, pools)
+
+
+def _of_pools(overlay: Overlay, pools: Mapping[str, Manifest]) -> Iterator[Problem]:
+    for pool in pools.values():
+        for name in _instance_types(pool):
+            if name not in INSTANCE_TYPES:
+                known = ", ".join(INSTANCE_TYPES)
+                what = (
+                    f"{name}: not in the table of cluster/validation/nodes.py; add what it has, or take one of {known}"
+                )
+                yield pool.problem("spec.template.spec.requirements", what)
+        reference = pool.spec["template"]["spec"]["nodeClassRef"]
+        if not any(c.name == reference["name"] for c in overlay.of_kind(reference["kind"])):
+            what = f"{reference['kind']} {reference['name']} is nowhere in this overlay"
+            yield pool.problem("spec.template.spec.nodeClassRef", what)
+
+
+def _of_a_pod(pod: Pod, overlay: Overlay, pools: Mapping[str, Manifest]) -> Iterator[Problem]:
+    wanted = pod.spec.get("nodeSelector", {}).get(_POOL)
+    asked = _asked(pod)
+    if wanted is None:
+        if asked[_GPU]:
+            yield pod.problem("nodeSelector", f"asks for a GPU and for no pool: set {_POOL}, one of {', '.join(pools)}")
+        return
+    if wanted not in pools:
+        yield pod.problem(f"nodeSelector[{_POOL}]", f"{wanted!r} is no pool; there are {', '.join(pools)}")
+        return
+    pool = pools[wanted]
+    for taint in pool.spec["template"]["spec"].get("taints", []):
+        if not any(_tolerates(toleration, taint) for toleration in pod.spec.get("tolerations", [])):
+            what = f"nodes of {wanted} have the taint {taint['key']}:{taint['effect']}, which the pod does not tolerate"
+            yield pod.problem("tolerations", what)
+    fits = [name for name in _instance_types(pool) if name in INSTANCE_TYPES and _fits(asked, name, pool, overlay)]
+    if not fits:
+        shown = ", ".join(f"{key} {value:g}" for key, value in _readable(asked).items())
+        most = {name: _readable(_room(name, pool, overlay)) for name in _instance_types(pool) if name in INSTANCE_TYPES}
+        room = "; ".join(f"{n}: {', '.join(f'{k} {v:g}' for k, v in r.items())}" for n, r in most.items())
+        yield pod.problem("containers.resources", f"asks for {shown}, and no node of {wanted} has it ({room})")
+
+
+def _of_a_program(program: Program, overlay: Overlay, pools: Mapping[str, Manifest]) -> Iterator[Problem]:
+    groups = [pod for pod in pods_of(program.manifest) if pod.added_labels.get("ray.io/node-type") == "worker"]
+    views = [_RayGroup.of(pod, overlay, pools) for pod in groups]
+    total: Counter[str | None] = Counter()
+    for demand in gpu_demands(program.settings):
+        if not any(view.can_run(demand) for view in views):
+            offered = "; ".join(str(view) for view in views) or "no groups of workers"
+            kind = f" of type {demand.gpu_type}" if demand.gpu_type else ""
+            what = (
+                f"{demand.setting} asks for {demand.gpus:g} GPUs{kind} in one process, which no group has ({offered})"
+            )
+            yield program.manifest.problem(program.field, what)
+        total[demand.gpu_type] += demand.processes * demand.gpus
+    for kind, gpus in total.items():
+        there = sum(view.gpus * view.pod.count for view in views if kind is None or view.gpu_type in (kind, None))
+        if gpus > there and any(view.gpus for view in views):
+            shown = f"{gpus:g} GPUs{f' of type {kind}' if kind else ''}"
+            what = f"its processes ask for {shown}, and its groups grow to {there:g}"
+            yield program.manifest.problem(program.field, what)
+
+
+@dataclass(frozen=True)
+class _RayGroup:
+    """A group of workers as Ray counts it."""
+
+    pod: Pod
+    gpus: float
+    gpu_type: str | None
+    """None where neither the group nor its nodes tell."""
+    scales: bool
+    declares_type: bool
+
+    @classmethod
+    def of(cls, pod: Pod, overlay: Overlay, pools: Mapping[str, Manifest]) -> _RayGroup:
+        from ray.autoscaler._private.kuberay import autoscaling_config
+
+        group = _group_of(pod)
+        node_type = autoscaling_config._node_type_from_group_spec({"minReplicas": 0, **group}, is_head=False)
+        resources = node_type["resources"]
+        declared = next((name.removeprefix(_TYPE) for name in resources if name.startswith(_TYPE)), None)
+        scales = _cluster_of(pod).get("enableInTreeAutoscaling", False)
+        kind = declared or _type_of_nodes(pod.spec.get("nodeSelector", {}), pools)
+        return cls(pod, resources.get("GPU", 0), kind, scales, declared is not None)
+
+    def can_run(self, demand: GpuDemand) -> bool:
+        if self.gpus < (demand.gpus if demand.gpus < 1 else math.ceil(demand.gpus)):
+            return False
+        if demand.gpu_type is None:
+            return True
+        # A group that scales must say its type: the autoscaler knows no node that is not there yet.
+        return demand.gpu_type == self.gpu_type and (self.declares_type or not self.scales)
+
+    def __str__(self) -> str:
+        name = _group_of(self.pod)["groupName"]
+        if not self.gpus:
+            return f"{name}: none"
+        told = "" if self.declares_type or not self.scales else ', without "accelerator_type:…" in its resources'
+        return f"{name}: {self.gpus:g} × {self.gpu_type or 'unknown'}{told}"
+
+
+def _type_of_nodes(selector: Mapping[str, str], pools: Mapping[str, Manifest]) -> str | None:
+    """As Ray will find it there; None where that cannot be told."""
+    if product := selector.get(_PRODUCT):
+        return product.removeprefix("NVIDIA-").partition("-")[0]
+    pool = pools.get(selector.get(_POOL, ""))
+    kinds = (
+        {INSTANCE_TYPES[name].gpu_type for name in _instance_types(pool) if name in INSTANCE_TYPES} if pool else set()
+    )
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _cluster_of(pod: Pod) -> Mapping[str, Any]:
+    spec = pod.manifest.spec
+    return spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
+
+
+def _group_of(pod: Pod) -> Mapping[str, Any]:
+    groups: list[Mapping[str, Any]] = _cluster_of(pod)["workerGroupSpecs"]
+    return next(group for group in groups if group["template"] is pod.template)
+
+
+def _asked(pod: Pod) -> dict[str, float]:
+    requests = [container.get("resources", {}).get("requests", {}) for container in pod.spec["containers"]]
+    return {key: sum(amount(r.get(key, 0)) for r in requests) for key in ("cpu", "memory", _GPU, _EFA)}
+
+
+def _fits(asked: Mapping[str, float], instance_type: str, pool: Manifest, overlay: Overlay) -> bool:
+    room = _room(instance_type, pool, overlay)
+    return all(asked[key] <= room[key] for key in asked)
+
+
+def _room(instance_type: str, pool: Manifest, overlay: Overlay) -> dict[str, float]:
+    name = pool.spec["template"]["spec"]["nodeClassRef"]["name"]
+    classes = [c for c in overlay.of_kind("EC2NodeClass") if c.name == name]
+    max_pods = classes[0].spec.get("kubelet", {}).get("maxPods", _UNBOUNDED_PODS) if classes else _UNBOUNDED_PODS
+    room = INSTANCE_TYPES[instance_type].allocatable(max_pods)
+    return room | {"cpu": room["cpu"] - _SYSTEM_CPUS, "memory": room["memory"] - _SYSTEM_BYTES}
+
+
+def _readable(resources: Mapping[str, float]) -> dict[str, float]:
+    shown = {"CPUs": resources["cpu"], "GiB": round(resources["memory"] / 2**30, 1)}
+    devices = {"GPUs": resources[_GPU], "EFA devices": resources[_EFA]}
+    return shown | {name: count for name, count in devices.items() if count}
+
+
+def _instance_types(pool: Manifest) -> list[str]:
+    requirements = pool.spec["template"]["spec"].get("requirements", [])
+    return [value for r in requirements if r["key"] == _INSTANCE_TYPE for value in r.get("values", [])]
+
+
+def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
+    if toleration.get("effect", taint["effect"]) != taint["effect"]:
+        return False
+    if toleration.get("operator", "Equal") == "Exists":
+        return toleration.get("key", taint["key"]) == taint["key"]
+    return toleration.get("key") == taint["key"] and toleration.get("value", "") == taint.get("value", "")
+
+
+def _reserved_cpus(cpus: int) -> float:
+    """Kubelet's, in CPUs: 6 % of the first, 1 % of the second, 0.5 % of the next two, 0.25 % of the rest."""
+    return 0.06 + 0.01 * (cpus > 1) + 0.005 * min(max(cpus - 2, 0), 2) + 0.0025 * max(cpus - 4, 0)

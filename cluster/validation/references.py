@@ -1,0 +1,253 @@
+"""Whether all that is named is there: images, Secrets, ConfigMaps, claims, accounts, services, ports and metrics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from cluster.secrets import SECRETS
+from cluster.validation.manifests import Manifest, Overlay, Pod, Problem
+from rayapp.nested import texts_in
+
+_BAKE = Path(__file__).parent.parent / "images/docker-bake.hcl"
+_OURS = re.compile(r"(?:.*/)?rayapp/([\w-]+)")
+_LOCAL_URL = re.compile(r"\b[a-z][a-z0-9+]*://(?:[^@/\s\"']*@)?([a-z][a-z0-9-]*)(\.[a-z0-9.-]+)?:(\d+)")
+_SETTINGS = Path(__file__).parent.parent / "manifests/overlays/eks-prod/settings/settings.env"
+_OWN_METRIC = re.compile(r"\bray_(rayapp_\w+)")
+_METRIC_SUFFIXES = ("_bucket", "_sum", "_count", "_total")
+_DEFAULT_ACCOUNT = "default"
+_PROJECT = Path(__file__).parent.parent.parent
+
+
+def problems(overlay: Overlay) -> Iterator[Problem]:
+    metrics = own_metrics()
+    for pod in overlay.pods():
+        yield from _of_images(pod)
+        yield from _of_volumes(pod, overlay)
+        yield from _of_variables(pod, overlay)
+        yield from _of_its_account(pod, overlay)
+        yield from _of_its_safety(pod, overlay)
+    for manifest in overlay.manifests:
+        yield from _of_selectors(manifest, overlay)
+        yield from _of_urls(manifest, overlay)
+        yield from _of_metrics(manifest, metrics)
+        yield from _of_others(manifest, overlay)
+
+
+def own_metrics() -> frozenset[str]:
+    """Names of rayapp's metrics, without Ray's `ray_` in front and `_total` behind: those that its modules define."""
+    sources = [file.read_text() for file in _PROJECT.glob("*/**/metrics.py")]
+    return frozenset(name for source in sources for name in re.findall(r'"(rayapp_\w+)"', source))
+
+
+def _of_images(pod: Pod) -> Iterator[Problem]:
+    for number, container in enumerate(pod.containers):
+        image = container["image"]
+        where = f"containers[{number}].image"
+        name, _, tag = image.rpartition(":")
+        if not name or "/" in tag or tag == "latest":
+            yield pod.problem(where, f"{image} has no version of its own: name a tag that does not move")
+            continue
+        if image != image.lower():
+            yield pod.problem(where, f"{image} holds a placeholder that no settings.env has filled")
+        if not (found := _OURS.fullmatch(name)):
+            continue
+        known = re.findall(r'"(\w+)"', next(line for line in _BAKE.read_text().splitlines() if "matrix" in line))
+        if found[1] not in known:
+            what = f"{image}: cluster/images/docker-bake.hcl makes no {found[1]}; it makes {', '.join(known)}"
+            yield pod.problem(where, what)
+        if tag != version("rayapp"):
+            yield pod.problem(
+                where, f"{image} is not of this version ({version('rayapp')}), whose command line was checked"
+            )
+
+
+def _of_volumes(pod: Pod, overlay: Overlay) -> Iterator[Problem]:
+    namespace = pod.manifest.namespace
+    claimed = {claim["metadata"]["name"] for claim in pod.manifest.spec.get("volumeClaimTemplates", [])}
+    names = claimed | {volume["name"] for volume in pod.spec.get("volumes", [])}
+    for number, volume in enumerate(pod.spec.get("volumes", [])):
+        where = f"volumes[{number}]"
+        if (claim := volume.get("persistentVolumeClaim", {}).get("claimName")) and not overlay.has(
+            "PersistentVolumeClaim", claim, namespace
+        ):
+            yield pod.problem(where, f"PersistentVolumeClaim {claim} is nowhere in this overlay")
+        if (name := volume.get("configMap", {}).get("name")) and not overlay.has("ConfigMap", name, namespace):
+            yield pod.problem(where, f"ConfigMap {name} is nowhere in this overlay")
+        if name := volume.get("secret", {}).get("secretName"):
+            yield from _of_a_secret(pod, where, name, None)
+    for number, container in enumerate(pod.containers):
+        for mount in container.get("volumeMounts", []):
+            if mount["name"] not in names:
+                what = f"volume {mount['name']} is not among the pod's ({', '.join(sorted(names)) or 'none'})"
+                yield pod.problem(f"containers[{number}].volumeMounts", what)
+
+
+def _of_variables(pod: Pod, overlay: Overlay) -> Iterator[Problem]:
+    maps = {
+        m.name: m.body.get("data", {}) for m in overlay.of_kind("ConfigMap") if m.namespace == pod.manifest.namespace
+    }
+    for number, container in enumerate(pod.containers):
+        for variable in container.get("env", []):
+            where = f"containers[{number}].env[{variable['name']}]"
+            source = variable.get("valueFrom", {})
+            if (secret := source.get("secretKeyRef")) and not secret.get("optional"):
+                yield from _of_a_secret(pod, where, secret["name"], secret["key"])
+            if (entry := source.get("configMapKeyRef")) and entry["key"] not in maps.get(entry["name"], {}):
+                yield pod.problem(
+                    where, f"ConfigMap {entry['name']} has no {entry['key']}, or is nowhere in this overlay"
+                )
+        for source in container.get("envFrom", []):
+            where = f"containers[{number}].envFrom"
+            if (name := source.get("configMapRef", {}).get("name")) and name not in maps:
+                yield pod.problem(where, f"ConfigMap {name} is nowhere in this overlay")
+            if name := source.get("secretRef", {}).get("name"):
+                yield from _of_a_secret(pod, where, name, None)
+    options = pod.manifest.spec.get("rayClusterConfig", {}).get("gcsFaultToleranceOptions", {})
+    if pod.added_labels.get("ray.io/node-type") == "head" and (
+        secret := options.get("redisPassword", {}).get("valueFrom", {}).get("secretKeyRef")
+    ):
+        yield from _of_a_secret(pod, "gcsFaultToleranceOptions.redisPassword", secret["name"], secret["key"])
+
+
+def _of_a_secret(pod: Pod, where: str, name: str, key: str | None) -> Iterator[Problem]:
+    if name not in SECRETS:
+        yield pod.problem(
+            where, f"Secret {name} is made by nobody; `rayapp cluster secrets` makes {', '.join(SECRETS)}"
+        )
+    elif key and key not in SECRETS[name]:
+        yield pod.problem(where, f"Secret {name} has no {key}; it has {', '.join(SECRETS[name])}")
+
+
+def _of_its_account(pod: Pod, overlay: Overlay) -> Iterator[Problem]:
+    account = pod.spec.get("serviceAccountName", _DEFAULT_ACCOUNT)
+    if account != _DEFAULT_ACCOUNT and not overlay.has("ServiceAccount", account, pod.manifest.namespace):
+        known = sorted(m.name for m in overlay.of_kind("ServiceAccount"))
+        yield pod.problem("serviceAccountName", f"{account} is nowhere in this overlay; there are {', '.join(known)}")
+
+
+def _of_its_safety(pod: Pod, overlay: Overlay) -> Iterator[Problem]:
+    """What the namespace's pod security would refuse when the pod is made, hours after the manifest was applied."""
+    restricted = {
+        m.name
+        for m in overlay.of_kind("Namespace")
+        if m.body["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce") == "restricted"
+    }
+    if pod.manifest.namespace not in restricted:
+        return
+    of_pod = pod.spec.get("securityContext", {})
+    if not of_pod.get("runAsNonRoot"):
+        yield pod.problem("securityContext.runAsNonRoot", "must be true in a restricted namespace")
+    if of_pod.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"):
+        yield pod.problem("securityContext.seccompProfile", "must be RuntimeDefault in a restricted namespace")
+    for number, container in enumerate(pod.containers):
+        own = container.get("securityContext", {})
+        if own.get("allowPrivilegeEscalation") is not False or own.get("capabilities", {}).get("drop") != ["ALL"]:
+            what = "must have allowPrivilegeEscalation: false and capabilities: {drop: [ALL]} in a restricted namespace"
+            yield pod.problem(f"containers[{number}].securityContext", what)
+    for number, volume in enumerate(pod.spec.get("volumes", [])):
+        if "hostPath" in volume:
+            yield pod.problem(f"volumes[{number}].hostPath", "is refused in a restricted namespace")
+
+
+def _of_selectors(manifest: Manifest, overlay: Overlay) -> Iterator[Problem]:
+    """Services, budgets, policies and monitors that choose nobody, and ports that those whom they choose have not."""
+    spec = manifest.spec
+    match manifest.kind:
+        case "Service":
+            labels, ports = spec.get("selector"), [p.get("targetPort", p["port"]) for p in spec.get("ports", [])]
+        case "PodDisruptionBudget" | "PodMonitor":
+            labels, ports = (
+                spec["selector"].get("matchLabels"),
+                [p["port"] for p in spec.get("podMetricsEndpoints", [])],
+            )
+        case "NetworkPolicy":
+            labels, ports = spec["podSelector"].get("matchLabels"), []
+        case _:
+            return
+    if not labels:
+        return
+    chosen = [pod for pod in overlay.pods() if pod.manifest.namespace == manifest.namespace and _has(pod, labels)]
+    if not chosen:
+        shown = ", ".join(f"{key}={value}" for key, value in labels.items())
+        yield manifest.problem("spec.selector", f"no pod of this overlay has {shown}")
+        return
+    known = {port for pod in chosen for port in _ports(pod)}
+    for port in ports:
+        if port not in known:
+            what = f"{port} is no port of the pods that it chooses; they have {', '.join(sorted(map(str, known)))}"
+            yield manifest.problem("spec.ports", what)
+
+
+def _of_urls(manifest: Manifest, overlay: Overlay) -> Iterator[Problem]:
+    """Addresses without dots are those of Services in the namespace."""
+    services = {m.name: {p["port"] for p in m.spec.get("ports", [])} for m in overlay.of_kind("Service")}
+    services |= {f"{m.name}-serve-svc": {8000} for m in overlay.of_kind("RayService")}
+    services |= {f"{m.name}-head-svc": {6379, 8265, 10001} for m in overlay.of_kind("RayCluster", "RayService")}
+    placeholders = re.findall(r"^(\w+)=", _SETTINGS.read_text(), re.MULTILINE)
+    for path, text in texts_in(manifest.body):
+        for host, domain, port in _LOCAL_URL.findall(text):
+            if domain or host == "localhost":
+                continue
+            if host not in services:
+                yield manifest.problem(
+                    path, f"{host}:{port}: no Service is called {host}; there are {', '.join(services)}"
+                )
+            elif int(port) not in services[host]:
+                what = f"{host}:{port}: the Service {host} has {', '.join(map(str, sorted(services[host])))}"
+                yield manifest.problem(path, what)
+        if text in placeholders:
+            yield manifest.problem(path, f"{text} is a placeholder that no settings.env has filled")
+
+
+def _of_metrics(manifest: Manifest, metrics: frozenset[str]) -> Iterator[Problem]:
+    for path, text in texts_in(manifest.body):
+        for name in set(_OWN_METRIC.findall(text)):
+            bare = next((name.removesuffix(s) for s in _METRIC_SUFFIXES if name.removesuffix(s) in metrics), name)
+            if bare not in metrics:
+                yield manifest.problem(
+                    path, f"ray_{name}: nothing in rayapp has this metric; it has {', '.join(sorted(metrics))}"
+                )
+
+
+def _of_others(manifest: Manifest, overlay: Overlay) -> Iterator[Problem]:
+    spec = manifest.spec
+    if manifest.kind == "PersistentVolumeClaim":
+        claims = [("spec", spec)]
+    else:
+        templates = spec.get("volumeClaimTemplates", []) if manifest.kind == "StatefulSet" else []
+        claims = [(f"spec.volumeClaimTemplates[{n}].spec", claim["spec"]) for n, claim in enumerate(templates)]
+    for where, claim in claims:
+        if (name := claim.get("storageClassName")) and not overlay.has("StorageClass", name, "default"):
+            what = f"{name} is nowhere in this overlay; say in its expected.yaml if the cluster has it"
+            yield manifest.problem(f"{where}.storageClassName", what)
+        if (volume := claim.get("volumeName")) and not overlay.has("PersistentVolume", volume, "default"):
+            yield manifest.problem(f"{where}.volumeName", f"PersistentVolume {volume} is nowhere in this overlay")
+    queue = manifest.body["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name")
+    if queue and not overlay.has("LocalQueue", queue, manifest.namespace):
+        yield manifest.problem(
+            "metadata.labels[kueue.x-k8s.io/queue-name]", f"LocalQueue {queue} is nowhere in this overlay"
+        )
+    if manifest.kind == "LocalQueue" and not overlay.has("ClusterQueue", spec["clusterQueue"], "default"):
+        yield manifest.problem("spec.clusterQueue", f"{spec['clusterQueue']} is nowhere in this overlay")
+    if manifest.kind == "ClusterQueue":
+        for group in spec.get("resourceGroups", []):
+            for flavor in group["flavors"]:
+                if not overlay.has("ResourceFlavor", flavor["name"], "default"):
+                    yield manifest.problem(
+                        "spec.resourceGroups", f"ResourceFlavor {flavor['name']} is nowhere in this overlay"
+                    )
+
+
+def _has(pod: Pod, labels: Mapping[str, str]) -> bool:
+    return all(pod.labels.get(key) == value for key, value in labels.items())
+
+
+def _ports(pod: Pod) -> Iterator[str | int]:
+    for container in pod.containers:
+        for port in container.get("ports", []):
+            yield port["containerPort"]
+            if "name" in port:
+                yield port["name"]

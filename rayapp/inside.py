@@ -1,0 +1,66 @@
+"""A switch for places whose data must not leave: with it, nothing outside is talked to, whoever asks for it.
+
+It is a variable, and no setting of a run, so that whoever runs the place sets it once, and nobody unsets it in a file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel
+
+from rayapp.errors import UserError
+from rayapp.nested import texts_in
+
+VARIABLE = "RAYAPP_INSIDE_ONLY"
+"""Patterns of the hosts that are inside, such as `*.hospital.internal,mlflow`; this machine is. Unset, all are."""
+_ADDRESSES = (
+    "MLFLOW_TRACKING_URI",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "LANGFUSE_HOST",
+    "OPENAI_BASE_URL",
+)
+"""Variables that name whom we talk to."""
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+_AWS = "s3.amazonaws.com"
+_HUB = "https://huggingface.co"
+_WANDB = "https://api.wandb.ai"
+
+
+def require_inside(settings: BaseModel, environment: Mapping[str, str] | None = None) -> None:
+    """Raises `UserError` for settings, or an environment, that would have data or questions go outside.
+
+    environment: with `RAYAPP_INSIDE_ONLY`, or without, when all is well.
+    """
+    environment = os.environ if environment is None else environment
+    patterns = [pattern.strip() for pattern in environment.get(VARIABLE, "").split(",") if pattern.strip()]
+    if not patterns:
+        return
+    for who, address, advice in _addresses(settings, environment):
+        host = urlsplit(address).hostname or ""
+        if host not in _THIS_MACHINE and not any(fnmatch(host, pattern) for pattern in patterns):
+            raise UserError(f"{who} is outside ({host}), and {VARIABLE} lets in {', '.join(patterns)} alone: {advice}")
+
+
+def _addresses(settings: BaseModel, environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Whom we would talk to: what says so, the address, and what to do instead."""
+    for name in _ADDRESSES:
+        if "://" in environment.get(name, "") and not environment[name].startswith(("sqlite:", "file:")):
+            yield name, environment[name], "set it to a server inside"
+    if environment.get("HF_HUB_OFFLINE") != "1":
+        hub = environment.get("HF_ENDPOINT", _HUB)
+        yield "the hub of models", hub, "set HF_HUB_OFFLINE=1, or HF_ENDPOINT to a mirror"
+    offline = environment.get("WANDB_MODE") in ("offline", "disabled")
+    for path, value in texts_in(settings):
+        if path.rpartition(".")[2] == "wandb_project" and not offline:
+            wandb = environment.get("WANDB_BASE_URL", _WANDB)
+            yield path, wandb, "leave it out, or set WANDB_BASE_URL to a server of your own, or WANDB_MODE=offline"
+        elif value.startswith("s3://"):
+            store = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or f"https://{_AWS}"
+            yield path, store, "set AWS_ENDPOINT_URL to a store inside"
+        elif value.startswith(("http://", "https://", "grpc://")):
+            yield path, value, "name a server inside"
