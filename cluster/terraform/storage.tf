@@ -188,13 +188,13 @@ resource "aws_vpc_security_group_egress_rule" "lustre" {
 # One zone: training reads from the same. Pods of other zones may mount it too, at 0.01 USD for each GB.
 resource "aws_fsx_lustre_file_system" "this" {
   deployment_type               = "PERSISTENT_2"
-  file_system_type_version      = var.fsx.lustre_major_version
+  file_system_type_version      = "2.15"
   storage_capacity              = var.fsx.capacity_gib
   per_unit_storage_throughput   = var.fsx.throughput_mb_s_tib
   subnet_ids                    = [aws_subnet.private[var.zones[0]].id]
   security_group_ids            = [aws_security_group.lustre.id]
   kms_key_id                    = aws_kms_key.data.arn
-  weekly_maintenance_start_time = var.fsx.maintenance_in_utc
+  weekly_maintenance_start_time = "7:03:00" # Sunday, UTC: it may interrupt for minutes
   tags                          = { Name = var.name }
 
   # A file system that is linked to a bucket has no backups; what must last is in the bucket.

@@ -90,10 +90,8 @@ variable "system_nodes" {
 variable "fsx" {
   description = "FSx for Lustre. It is the largest standing cost: 4.8 TiB at 250 MB/s/TiB are some 1,000 USD a month."
   type = object({
-    capacity_gib         = optional(number, 4800)
-    throughput_mb_s_tib  = optional(number, 250)
-    maintenance_in_utc   = optional(string, "7:03:00")
-    lustre_major_version = optional(string, "2.15")
+    capacity_gib        = optional(number, 4800)
+    throughput_mb_s_tib = optional(number, 250)
   })
   default = {}
 
