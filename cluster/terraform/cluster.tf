@@ -165,6 +165,8 @@ resource "aws_eks_addon" "for_nodes" {
       role_arn        = aws_iam_role.addon["vpc-cni"].arn
     }
   }
+
+  depends_on = [aws_iam_role_policy_attachment.addon]
 }
 
 # Their pods need nodes to become ready.
@@ -183,5 +185,5 @@ resource "aws_eks_addon" "on_nodes" {
     }
   }
 
-  depends_on = [aws_eks_node_group.system]
+  depends_on = [aws_eks_node_group.system, aws_iam_role_policy_attachment.addon]
 }
