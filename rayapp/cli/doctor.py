@@ -93,7 +93,7 @@ def _vllm() -> Finding:
         "vLLM",
         "missing",
         "not installed",
-        "`uv sync --no-default-groups --extra platform --extra vllm` on a GPU machine",
+        "`uv sync --no-default-groups --extra platform --extra cuda --extra vllm` on a GPU machine",
     )
 
 

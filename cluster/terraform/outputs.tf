@@ -1,0 +1,22 @@
+output "settings" {
+  description = "What the manifests need to know: terraform output -raw settings > ../manifests/overlays/eks-prod/settings.env"
+  value       = <<-EOT
+    CLUSTER_NAME=${aws_eks_cluster.this.name}
+    REGION=${var.region}
+    REGISTRY=${split("/", aws_ecr_repository.images["train"].repository_url)[0]}
+    DATA_BUCKET=${aws_s3_bucket.this["data"].bucket}
+    MODELS_BUCKET=${aws_s3_bucket.this["models"].bucket}
+    LANGFUSE_BUCKET=${aws_s3_bucket.this["langfuse"].bucket}
+    FSX_ID=${aws_fsx_lustre_file_system.this.id}
+    FSX_DNS=${aws_fsx_lustre_file_system.this.dns_name}
+    FSX_MOUNT=${aws_fsx_lustre_file_system.this.mount_name}
+    NODE_ROLE=${aws_iam_role.node["karpenter"].name}
+    CAPACITY_RESERVATION=${var.capacity_reservation_id != null ? var.capacity_reservation_id : join("", aws_ec2_capacity_reservation.p4d[*].id)}
+    PLACEMENT_GROUP=${join("", aws_placement_group.p4d[*].name)}
+  EOT
+}
+
+output "vpc_id" {
+  description = "The load balancer controller is told: pods cannot ask the node."
+  value       = aws_vpc.this.id
+}
