@@ -9,9 +9,9 @@ variable "VERSION" {
 # Speaking and serving need the same today; by two names, each is rolled out and back by itself.
 target "default" {
   name       = image
-  matrix     = { image = ["train", "llm", "tts", "serve"] }
+  matrix     = { image = ["train", "llm", "tts", "serve", "mlflow"] }
   dockerfile = "cluster/images/Dockerfile"
-  args       = { ENVIRONMENT = { train = "train", llm = "llm", tts = "platform", serve = "platform" }[image] }
+  args       = { ENVIRONMENT = { train = "train", llm = "llm", tts = "platform", serve = "platform", mlflow = "mlflow" }[image] }
   tags       = ["${REGISTRY}/rayapp/${image}:${VERSION}"]
   platforms  = ["linux/amd64"]
 }

@@ -176,12 +176,11 @@ resource "aws_eks_addon" "on_nodes" {
   cluster_name = aws_eks_cluster.this.name
   addon_name   = each.key
 
-  # The FSx driver has no role: it mounts the file system that is there, and makes none.
   dynamic "pod_identity_association" {
-    for_each = each.key == "aws-ebs-csi-driver" ? ["ebs-csi-controller-sa"] : []
+    for_each = endswith(each.key, "-csi-driver") ? ["${split("-", each.key)[1]}-csi-controller-sa"] : []
     content {
       service_account = pod_identity_association.value
-      role_arn        = aws_iam_role.addon["aws-ebs-csi-driver"].arn
+      role_arn        = aws_iam_role.addon[each.key].arn
     }
   }
 

@@ -13,6 +13,7 @@ locals {
 
   addon_policies = {
     aws-ebs-csi-driver = "service-role/AmazonEBSCSIDriverPolicy"
+    aws-fsx-csi-driver = "AmazonFSxFullAccess"
     vpc-cni            = "AmazonEKS_CNI_Policy"
   }
 }

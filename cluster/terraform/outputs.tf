@@ -1,5 +1,5 @@
 output "settings" {
-  description = "What the manifests need to know: terraform output -raw settings > ../manifests/overlays/eks-prod/settings.env"
+  description = "What the manifests need to know: terraform output -raw settings > ../manifests/overlays/eks-prod/settings/settings.env"
   value       = <<-EOT
     CLUSTER_NAME=${aws_eks_cluster.this.name}
     REGION=${var.region}
@@ -10,6 +10,8 @@ output "settings" {
     FSX_ID=${aws_fsx_lustre_file_system.this.id}
     FSX_DNS=${aws_fsx_lustre_file_system.this.dns_name}
     FSX_MOUNT=${aws_fsx_lustre_file_system.this.mount_name}
+    FSX_SUBNET=${aws_fsx_lustre_file_system.this.subnet_ids[0]}
+    FSX_SECURITY_GROUP=${aws_security_group.lustre.id}
     NODE_ROLE=${aws_iam_role.node["karpenter"].name}
     CAPACITY_RESERVATION=${var.capacity_reservation_id != null ? var.capacity_reservation_id : join("", aws_ec2_capacity_reservation.p4d[*].id)}
     PLACEMENT_GROUP=${join("", aws_placement_group.p4d[*].name)}

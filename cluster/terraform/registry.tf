@@ -1,6 +1,6 @@
 # A tag says for ever the same: what was evaluated is what is served, and a rollback finds it. Only what lost its tag goes.
 resource "aws_ecr_repository" "images" {
-  for_each = toset(["train", "llm", "tts", "serve"])
+  for_each = toset(["train", "llm", "tts", "serve", "mlflow"])
 
   name                 = "rayapp/${each.key}"
   image_tag_mutability = "IMMUTABLE"

@@ -131,7 +131,7 @@ def pods_of(manifest: Manifest) -> Iterator[Pod]:
     """The pods that an object makes, and those that KubeRay makes from it."""
     spec = manifest.spec
     match manifest.kind:
-        case "Deployment" | "StatefulSet" | "DaemonSet":
+        case "Deployment" | "StatefulSet" | "DaemonSet" | "Job":
             yield Pod(manifest, "spec.template", spec["template"], spec.get("replicas", 1))
         case "CronJob":
             template = spec["jobTemplate"]["spec"]["template"]

@@ -18,6 +18,7 @@ _SETTINGS = Path(__file__).parent.parent / "manifests/overlays/eks-prod/settings
 _OWN_METRIC = re.compile(r"\bray_(rayapp_\w+)")
 _METRIC_SUFFIXES = ("_bucket", "_sum", "_count", "_total")
 _DEFAULT_ACCOUNT = "default"
+_PACKAGES = ("rayapp", "pipelines", "serve")
 _PROJECT = Path(__file__).parent.parent.parent
 
 
@@ -38,7 +39,8 @@ def problems(overlay: Overlay) -> Iterator[Problem]:
 
 def own_metrics() -> frozenset[str]:
     """Names of rayapp's metrics, without Ray's `ray_` in front and `_total` behind: those that its modules define."""
-    sources = [file.read_text() for file in _PROJECT.glob("*/**/metrics.py")]
+    files = [file for package in _PACKAGES for file in (_PROJECT / package).rglob("metrics.py")]
+    sources = [file.read_text() for file in files]
     return frozenset(name for source in sources for name in re.findall(r'"(rayapp_\w+)"', source))
 
 

@@ -48,7 +48,7 @@ def test_hadolint_has_nothing_to_say():
 
 def test_what_is_copied_is_there_and_is_sent():
     copied = [rest.split()[:-1] for rest in arguments("COPY") if not rest.startswith("--from")]
-    assert copied == [[".python-version", "pyproject.toml"], ["."]]
+    assert copied == [[".python-version", "pyproject.toml"], [".python-version", "pyproject.toml"], ["."]]
     code = subprocess.run(["git", "ls-files", "rayapp", "pipelines", "serve", "cluster/*.py", "configs"],
                           cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()  # fmt: skip
     for path in (".python-version", "pyproject.toml", "README.md", "LICENSE", *code):
@@ -91,9 +91,17 @@ def test_packages_and_ray_among_them_are_pinned_in_the_project_alone():
     assert "==" not in DOCKERFILE.read_text()
 
 
+def test_the_tracker_is_of_the_version_of_its_clients():
+    extras = PROJECT["project"]["optional-dependencies"]
+    server, client = (
+        [line for line in extras[name] if line.startswith("mlflow==")] for name in ("tracker", "platform")
+    )
+    assert server == client
+
+
 def test_extras_that_are_installed_exist():
     extras = set(re.findall(r"--extra (\S+)", DOCKERFILE.read_text()))
-    assert extras == {"platform", "cuda", "vllm"}
+    assert extras == {"platform", "cuda", "vllm", "tracker"}
     assert extras <= PROJECT["project"]["optional-dependencies"].keys()
 
 
@@ -110,7 +118,7 @@ def test_only_aws_installer_is_downloaded_and_no_secret_is_wanted():
     assert any("gpg" in rest and "VALIDSIG" in rest for rest in arguments("RUN"))
 
 
-def test_the_four_images_have_a_stage_a_repository_and_the_projects_version():
+def test_the_images_have_a_stage_a_repository_and_the_projects_version():
     images = re.findall(r'"(\w+)"', re.search(r"matrix\s*=.*", BAKE)[0])
     registry = (ROOT / "cluster" / "terraform" / "registry.tf").read_text()
     repositories = re.findall(r'"(\w+)"', re.search(r"toset\(\[.*", registry)[0])

@@ -22,7 +22,11 @@ def synthesis(base_url):
         (TrainConfig(**TRAINING, tracking={"wandb_project": "drugs"}), {}, r"tracking\.wandb_project is outside"),
         (synthesis("https://api.openai.com/v1"), {}, r"openai\.base_url is outside \(api\.openai\.com\)"),
         (synthesis("https://hospital.internal.evil.com/v1"), {}, "is outside"),
-        (ServeConfig(), {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://cloud.langfuse.com/api"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        (
+            ServeConfig(),
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://cloud.langfuse.com"},
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
         (ServeConfig(), {"MLFLOW_TRACKING_URI": "https://mlflow.example.com"}, "MLFLOW_TRACKING_URI is outside"),
         (ServeConfig(), {"HF_HUB_OFFLINE": "0"}, r"the hub of models is outside \(huggingface\.co\)"),
         (SynthesisConfig(output="s3://speech/made"), {}, r"output is outside \(s3\.amazonaws\.com\)"),
@@ -38,7 +42,10 @@ def test_who_is_outside_is_refused(settings, environment, message):
     ("settings", "environment"),
     [
         (TrainConfig(**TRAINING, tracking={"wandb_project": "drugs"}), {"WANDB_MODE": "offline"}),
-        (TrainConfig(**TRAINING, tracking={"wandb_project": "drugs"}), {"WANDB_BASE_URL": "https://w.hospital.internal"}),
+        (
+            TrainConfig(**TRAINING, tracking={"wandb_project": "drugs"}),
+            {"WANDB_BASE_URL": "https://w.hospital.internal"},
+        ),
         (synthesis("https://llm.hospital.internal/v1"), {}),
         (synthesis("http://localhost:8000/v1"), {}),
         (ServeConfig(), {"HF_HUB_OFFLINE": "", "HF_ENDPOINT": "https://hub.hospital.internal"}),

@@ -22,7 +22,7 @@ mock_provider "aws" {
     defaults = { repository_url = "000000000000.dkr.ecr.us-west-2.amazonaws.com/rayapp/train" }
   }
   mock_resource "aws_fsx_lustre_file_system" {
-    defaults = { id = "fs-0123456789", dns_name = "fs-1.fsx.us-west-2.amazonaws.com", mount_name = "abcdefgh" }
+    defaults = { id = "fs-0123456789", dns_name = "fs-1.fsx.us-west-2.amazonaws.com", mount_name = "abcdefgh", subnet_ids = ["subnet-b"] }
   }
   mock_resource "aws_launch_template" {
     defaults = { id = "lt-1" }
@@ -32,6 +32,14 @@ mock_provider "aws" {
   }
 }
 
+override_resource {
+  target = aws_security_group.lustre
+  values = { id = "sg-lustre" }
+}
+override_resource {
+  target = aws_subnet.private["us-west-2b"]
+  values = { id = "subnet-b" }
+}
 override_resource {
   target = aws_s3_bucket.this["data"]
   values = { arn = "arn:aws:s3:::data" }
@@ -64,6 +72,8 @@ run "settings_name_what_was_made" {
       FSX_ID=fs-0123456789
       FSX_DNS=fs-1.fsx.us-west-2.amazonaws.com
       FSX_MOUNT=abcdefgh
+      FSX_SUBNET=subnet-b
+      FSX_SECURITY_GROUP=sg-lustre
       NODE_ROLE=rayapp-test-karpenter-node
       CAPACITY_RESERVATION=
       PLACEMENT_GROUP=rayapp-test-p4d
