@@ -127,7 +127,7 @@ def _of_a_pod(pod: Pod, overlay: Overlay, pools: Mapping[str, Manifest]) -> Iter
 def _of_a_program(program: Program, overlay: Overlay, pools: Mapping[str, Manifest]) -> Iterator[Problem]:
     groups = [pod for pod in pods_of(program.manifest) if pod.added_labels.get("ray.io/node-type") == "worker"]
     views = [_RayGroup.of(pod, overlay, pools) for pod in groups]
-    total: Counter[str | None] = Counter()
+    total: dict[str | None, float] = {}
     for demand in gpu_demands(program.settings):
         if not any(view.can_run(demand) for view in views):
             offered = "; ".join(str(view) for view in views) or "no groups of workers"
@@ -136,11 +136,11 @@ def _of_a_program(program: Program, overlay: Overlay, pools: Mapping[str, Manife
                 f"{demand.setting} asks for {demand.gpus:g} GPUs{kind} in one process, which no group has ({offered})"
             )
             yield program.manifest.problem(program.field, what)
-        total[demand.gpu_type] += demand.processes * demand.gpus
-    for kind, gpus in total.items():
-        there = sum(view.gpus * view.pod.count for view in views if kind is None or view.gpu_type in (kind, None))
+        total[demand.gpu_type] = total.get(demand.gpu_type, 0.0) + demand.processes * demand.gpus
+    for gpu_type, gpus in total.items():
+        there = sum(view.gpus * view.pod.count for view in views if gpu_type is None or view.gpu_type in (gpu_type, None))
         if gpus > there and any(view.gpus for view in views):
-            shown = f"{gpus:g} GPUs{f' of type {kind}' if kind else ''}"
+            shown = f"{gpus:g} GPUs{f' of type {gpu_type}' if gpu_type else ''}"
             what = f"its processes ask for {shown}, and its groups grow to {there:g}"
             yield program.manifest.problem(program.field, what)
 
