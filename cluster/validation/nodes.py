@@ -138,7 +138,8 @@ def _of_a_program(program: Program, overlay: Overlay, pools: Mapping[str, Manife
             yield program.manifest.problem(program.field, what)
         total[demand.gpu_type] = total.get(demand.gpu_type, 0.0) + demand.processes * demand.gpus
     for gpu_type, gpus in total.items():
-        there = sum(view.gpus * view.pod.count for view in views if gpu_type is None or view.gpu_type in (gpu_type, None))
+        of_type = [view for view in views if gpu_type is None or view.gpu_type in (gpu_type, None)]
+        there = sum(view.gpus * view.pod.count for view in of_type)
         if gpus > there and any(view.gpus for view in views):
             shown = f"{gpus:g} GPUs{f' of type {gpu_type}' if gpu_type else ''}"
             what = f"its processes ask for {shown}, and its groups grow to {there:g}"

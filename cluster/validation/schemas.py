@@ -9,16 +9,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
 from cluster.validation.manifests import Manifest, Problem
+from rayapp.ids import content_id
 
 KUBERNETES = "1.33"
 """The version whose schemas are asked."""
 _INT_OR_STRING = "x-kubernetes-int-or-string"
 _PRESERVE = "x-kubernetes-preserve-unknown-fields"
+_Broken: TypeAlias = tuple[str, str]
+"""The path of a field, and what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -28,29 +31,32 @@ class Schemas:
     crds: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     """OpenAPI schema of a custom resource, by API version and kind."""
 
+    _seen: dict[str, tuple[list[_Broken], Counter[str]]] = field(default_factory=dict)
+    """By content: overlays share most of their objects."""
+
     def problems(self, manifest: Manifest, not_checked: Counter[str]) -> Iterator[Problem]:
         """not_checked: counts what could not be."""
+        key = content_id(manifest.body)
+        if key not in self._seen:
+            missed: Counter[str] = Counter()
+            self._seen[key] = (list(self._broken(manifest, missed)), missed)
+        broken, missed = self._seen[key]
+        not_checked.update(missed)
+        yield from (manifest.problem(path, what) for path, what in broken)
+
+    def _broken(self, manifest: Manifest, not_checked: Counter[str]) -> Iterator[_Broken]:
         import kubernetes_validate
 
         key = (manifest.body["apiVersion"], manifest.kind)
         if schema := self.crds.get(key):
-            yield from self._custom(manifest, schema, not_checked)
+            yield from _broken_custom(manifest.body, schema, not_checked)
             return
         try:
             kubernetes_validate.validate(dict(manifest.body), KUBERNETES, strict=True)
         except kubernetes_validate.SchemaNotFoundError:
             not_checked[f"{manifest.kind} ({key[0]}): no CRD of it is among those given"] += 1
         except kubernetes_validate.ValidationError as error:
-            yield manifest.problem(_dotted(error.path), error.message)
-
-    def _custom(self, manifest: Manifest, schema: Mapping[str, Any], not_checked: Counter[str]) -> Iterator[Problem]:
-        from jsonschema import Draft202012Validator
-
-        body = _with_defaults(schema, manifest.body)
-        for error in Draft202012Validator(_strict(schema)).iter_errors(body):
-            yield manifest.problem(_dotted(error.absolute_path), error.message)
-        for path, rule in _broken_rules(schema, body, "", not_checked):
-            yield manifest.problem(path or "spec", rule)
+            yield _dotted(error.path), error.message
 
 
 def open_schemas(crds: Path | None) -> Schemas:
@@ -68,6 +74,16 @@ def open_schemas(crds: Path | None) -> Schemas:
                 key = (f"{spec['group']}/{version['name']}", spec["names"]["kind"])
                 known[key] = version["schema"]["openAPIV3Schema"]
     return Schemas(known)
+
+
+def _broken_custom(body: Mapping[str, Any], schema: Mapping[str, Any], not_checked: Counter[str]) -> Iterator[_Broken]:
+    from jsonschema import Draft202012Validator
+
+    body = _with_defaults(schema, body)
+    for error in Draft202012Validator(_strict(schema)).iter_errors(body):
+        yield _dotted(error.absolute_path), error.message
+    for path, rule in _broken_rules(schema, body, "", not_checked):
+        yield path or "spec", rule
 
 
 def _strict(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,9 +120,7 @@ def _with_defaults(schema: Mapping[str, Any], value: Any) -> Any:
     return value
 
 
-def _broken_rules(
-    schema: Mapping[str, Any], value: Any, path: str, not_checked: Counter[str]
-) -> Iterator[tuple[str, str]]:
+def _broken_rules(schema: Mapping[str, Any], value: Any, path: str, not_checked: Counter[str]) -> Iterator[_Broken]:
     """Rules in CEL (`x-kubernetes-validations`) that do not hold, with where.
 
     Those on how an object changes say nothing of one alone.

@@ -28,6 +28,11 @@ def schemas():
 
 
 @pytest.fixture(scope="module")
+def no_schemas():
+    return open_schemas(None)
+
+
+@pytest.fixture(scope="module")
 def production():
     return open_overlay("eks-prod")
 
@@ -61,8 +66,8 @@ MISTAKES = yaml.safe_load((Path(__file__).parent / "mistakes.yaml").read_text())
 
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_is_refused_with_where_and_why(production, mistake):
-    told = list(map(str, validate(changed(production, **mistake["change"]), open_schemas(None), READERS).problems))
+def test_a_mistake_is_refused_with_where_and_why(production, no_schemas, mistake):
+    told = list(map(str, validate(changed(production, **mistake["change"]), no_schemas, READERS).problems))
     assert any(mistake["where"] in problem and re.search(mistake["why"], problem) for problem in told), told
     assert all(problem.startswith("eks-prod/") for problem in told)
 
@@ -85,8 +90,8 @@ def test_what_a_crd_does_not_know_is_refused(production, schemas, where, at, val
     assert any(where in problem.where and re.search(why, str(problem)) for problem in problems)
 
 
-def test_without_crds_it_says_what_was_not_checked(production):
-    assert any("RayJob" in what for what in validate(production, open_schemas(None), READERS).not_checked)
+def test_without_crds_it_says_what_was_not_checked(production, no_schemas):
+    assert any("RayJob" in what for what in validate(production, no_schemas, READERS).not_checked)
 
 
 def test_a_patch_that_fits_nowhere_is_said(tmp_path):
