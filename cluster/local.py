@@ -1,44 +1,201 @@
-"""A cluster of several nodes on one machine: each has a raylet, and processes and an object store of its own."""
+"""A cluster of several nodes on one machine.
+
+Each is a raylet with its processes and its object store, and can be lost by itself.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-_OBJECT_STORE_BYTES = 200_000_000
-_ANY_PORT = 0
+from cluster.network import NodeNetwork, node_network
+from rayapp.errors import UserError
+
+_PATIENCE_SECONDS = 120.0
+_LOOK_SECONDS = 0.2
+_HOST = "127.0.0.1"
+_ANY_PORT = "0"
+_RUNNING = "ray_current_cluster"
+"""A file of Ray's."""
+
+
+@dataclass(frozen=True)
+class NodeShape:
+    """What a node has, as Ray is to count it; the machine need not have it."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    gpu_type: str | None = None
+    object_store_bytes: int = 200_000_000
+
+    def words(self) -> list[str]:
+        """For `ray start`."""
+        resources = {f"accelerator_type:{self.gpu_type}": 1} if self.gpu_type else {}  # as Ray does where it finds one
+        labels = [f"--labels=ray.io/accelerator-type={self.gpu_type}"] if self.gpu_type else []
+        return [
+            f"--num-cpus={self.cpus:g}",
+            f"--num-gpus={self.gpus:g}",
+            f"--object-store-memory={self.object_store_bytes}",
+            f"--resources={json.dumps(resources)}",
+            *labels,
+        ]
+
+
+class LocalNode:
+    """The processes of a node."""
+
+    def __init__(self, words: Sequence[str], start: Callable[..., subprocess.Popen[bytes]], log: Path) -> None:
+        """start: as `Popen`."""
+        self._log = log
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, "--block", "--disable-usage-stats"]
+        with log.open("ab") as file:
+            self._process = start(command, stdout=file, stderr=file, start_new_session=True)
+
+    def require_alive(self) -> None:
+        """Raises `UserError` where it has ended, with its last words."""
+        if self._process.poll() is not None:
+            last = self._log.read_text(errors="replace").strip().splitlines()[-3:]
+            raise UserError(f"a node of the local cluster did not start: {' '.join(last)}")
+
+    def kill(self) -> None:
+        """As a machine whose power is cut: no process of it has time for a word."""
+        import psutil
+
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in [*psutil.Process(self._process.pid).children(recursive=True), self._process]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self._process.wait()
+
+
+@dataclass
+class LocalCluster:
+    """A head, and the nodes beside it."""
+
+    head_shape: NodeShape
+    shape: NodeShape
+    network: NodeNetwork
+    folder: Path
+    """Of logs and sessions."""
+    redis: str | None
+    """Address of a Redis that keeps what the head knows, so that it may be lost; None where that is its end."""
+    nodes: list[LocalNode] = field(default_factory=list)
+    """Without the head."""
+
+    def __post_init__(self) -> None:
+        self._port, self._dashboard_port = _free_port(), _free_port()
+
+    @property
+    def address(self) -> str:
+        """For `RAY_ADDRESS`."""
+        return f"{self.network.head}:{self._port}"
+
+    @property
+    def url(self) -> str:
+        """Of Ray's dashboard."""
+        return f"http://{_HOST}:{self._dashboard_port}"
+
+    def start_head(self) -> None:
+        """Start it, or start it again at the same address."""
+        (self.folder / _RUNNING).unlink(missing_ok=True)  # or Ray takes the one that was killed to be alive
+        words = [
+            "--head",
+            f"--temp-dir={self.folder}",
+            f"--port={self._port}",
+            f"--node-ip-address={self.network.head}",
+            f"--dashboard-host={_HOST}",
+            f"--dashboard-port={self._dashboard_port}",
+            f"--dashboard-agent-listen-port={_ANY_PORT}",
+            f"--ray-client-server-port={_free_port()}",
+            *self.head_shape.words(),
+        ]
+        environment = {"RAY_REDIS_ADDRESS": self.redis} if self.redis else {}
+        self.head = self._start(words, partial(subprocess.Popen, env=os.environ | environment), "head")
+        self._wait_for(self.head, 1)
+
+    def add_node(self) -> LocalNode:
+        """One more; returns once the head knows it."""
+        there = len(self.alive())
+        words = [
+            f"--address={self.address}",
+            "--node-ip-address={address}",
+            f"--dashboard-agent-listen-port={_ANY_PORT}",
+            *(word.replace("{", "{{").replace("}", "}}") for word in self.shape.words()),
+        ]
+        node = self._start(words, self.network.start, f"node-{len(self.nodes)}")
+        self.nodes.append(node)
+        self._wait_for(node, there + 1)
+        return node
+
+    def alive(self) -> list[Any]:
+        """Ray's `NodeState`s of what the head takes to be there."""
+        from ray.util.state import list_nodes
+
+        return [node for node in list_nodes(address=self.url) if node.state == "ALIVE"]
+
+    def stop(self) -> None:
+        """All of it, the head last."""
+        for node in [*self.nodes, *([self.head] if hasattr(self, "head") else [])]:
+            node.kill()
+
+    def _start(self, words: Sequence[str], start: Callable[..., subprocess.Popen[bytes]], name: str) -> LocalNode:
+        ports = [f"--min-worker-port={_ANY_PORT}", f"--max-worker-port={_ANY_PORT}"]
+        log = self.folder / f"{name}.log"
+        return LocalNode([*words, *ports], start, log)
+
+    def _wait_for(self, node: LocalNode, count: int) -> None:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            node.require_alive()
+            with contextlib.suppress(Exception):  # whatever a dashboard says that is about to start
+                if len(self.alive()) >= count:
+                    return
+            if time.monotonic() > deadline:
+                raise UserError(f"the local cluster has not come up within {_PATIENCE_SECONDS:g} s: {self.folder}")
+            time.sleep(_LOOK_SECONDS)
 
 
 @contextmanager
-def local_cluster(nodes: int, cpus: float, gpus: float = 0, gpu_type: str | None = None) -> Iterator[str]:
-    """The nodes, for the length of the block, on loopback; yields the URL of Ray's dashboard.
+def local_cluster(
+    nodes: int, shape: NodeShape, head_shape: NodeShape | None = None, redis: str | None = None
+) -> Iterator[LocalCluster]:
+    """The nodes, the head among them, for the length of the block; its dashboard on loopback.
 
-    cpus, gpus, gpu_type: of each node, as Ray is to count them; the machine need not have them.
+    head_shape: of the head, where it is another one. redis: address of a Redis, for a head that may be lost.
 
     Who wants in needs the token that `cluster.jobs.Cluster` looks for; where there is none, one is made.
+
+    Raises `UserError` where a node does not start.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, which reads it once
     from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
-    from ray.cluster_utils import Cluster
 
     ensure_token_if_auth_enabled()
+    with tempfile.TemporaryDirectory(prefix="rayapp-", ignore_cleanup_errors=True) as folder, node_network() as network:
+        cluster = LocalCluster(head_shape or shape, shape, network, Path(folder), redis)
+        try:
+            cluster.start_head()
+            for _ in range(nodes - 1):
+                cluster.add_node()
+            yield cluster
+        finally:
+            cluster.stop()
 
-    each: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": _OBJECT_STORE_BYTES}
-    if gpu_type:  # as Ray does where it finds one
-        each["resources"] = {f"accelerator_type:{gpu_type}": 1}
-        each["labels"] = {"ray.io/accelerator-type": gpu_type}
-    head = each | {
-        "include_dashboard": True,
-        "dashboard_host": "127.0.0.1",
-        "dashboard_agent_listen_port": _ANY_PORT,
-    }
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        for _ in range(nodes - 1):
-            cluster.add_node(**each)
-        cluster.wait_for_nodes()
-        yield f"http://{cluster.webui_url}"
-    finally:
-        cluster.shutdown()
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        return int(probe.getsockname()[1])

@@ -35,10 +35,11 @@ def local_command(
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
-        from cluster.local import local_cluster
+        from cluster.local import NodeShape, local_cluster
 
-        with local_cluster(nodes, cpus, gpus, gpu_type) as url:
-            output.result({"address": url, "nodes": nodes}, f"{nodes} nodes; dashboard {url}; Ctrl-C stops them")
+        with local_cluster(nodes, NodeShape(cpus, gpus, gpu_type)) as started:
+            told = {"address": started.url, "ray_address": started.address, "nodes": nodes}
+            output.result(told, f"{nodes} nodes; dashboard {started.url}; Ctrl-C stops them")
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
             output.console.print("stopping")
