@@ -55,7 +55,7 @@ class NodeShape:
 class LocalNode:
     """The processes of a node."""
 
-    def __init__(self, words: Sequence[str], start: Callable[..., subprocess.Popen[bytes]], log: Path) -> None:
+    def __init__(self, words: Sequence[str], start: Callable[..., subprocess.Popen[Any]], log: Path) -> None:
         """start: as `Popen`."""
         self._log = log
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, "--block", "--disable-usage-stats"]
@@ -149,7 +149,7 @@ class LocalCluster:
         for node in [*self.nodes, *([self.head] if hasattr(self, "head") else [])]:
             node.kill()
 
-    def _start(self, words: Sequence[str], start: Callable[..., subprocess.Popen[bytes]], name: str) -> LocalNode:
+    def _start(self, words: Sequence[str], start: Callable[..., subprocess.Popen[Any]], name: str) -> LocalNode:
         ports = [f"--min-worker-port={_ANY_PORT}", f"--max-worker-port={_ANY_PORT}"]
         log = self.folder / f"{name}.log"
         return LocalNode([*words, *ports], start, log)
