@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +26,13 @@ _PATIENCE_SECONDS = 120.0
 _LOOK_SECONDS = 0.2
 _HOST = "127.0.0.1"
 _ANY_PORT = "0"
+_HAPROXY_FILES = {
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
+}
 _RUNNING = "ray_current_cluster"
 """A file of Ray's."""
 
@@ -34,8 +41,8 @@ _RUNNING = "ray_current_cluster"
 class NodeShape:
     """What a node has, as Ray is to count it; the machine need not have it."""
 
-    cpus: float = 1.0
-    gpus: float = 0.0
+    cpus: int = 1
+    gpus: int = 0
     gpu_type: str | None = None
     object_store_bytes: int = 200_000_000
 
@@ -44,8 +51,8 @@ class NodeShape:
         resources = {f"accelerator_type:{self.gpu_type}": 1} if self.gpu_type else {}  # as Ray does where it finds one
         labels = [f"--labels=ray.io/accelerator-type={self.gpu_type}"] if self.gpu_type else []
         return [
-            f"--num-cpus={self.cpus:g}",
-            f"--num-gpus={self.gpus:g}",
+            f"--num-cpus={self.cpus}",
+            f"--num-gpus={self.gpus}",
             f"--object-store-memory={self.object_store_bytes}",
             f"--resources={json.dumps(resources)}",
             *labels,
@@ -121,7 +128,7 @@ class LocalCluster:
             *self.head_shape.words(),
         ]
         environment = {"RAY_REDIS_ADDRESS": self.redis} if self.redis else {}
-        self.head = self._start(words, partial(subprocess.Popen, env=os.environ | environment), "head")
+        self.head = self._start(words, subprocess.Popen, "head", environment)
         self._wait_for(self.head, 1)
 
     def add_node(self) -> LocalNode:
@@ -149,21 +156,30 @@ class LocalCluster:
         for node in [*self.nodes, *([self.head] if hasattr(self, "head") else [])]:
             node.kill()
 
-    def _start(self, words: Sequence[str], start: Callable[..., subprocess.Popen[Any]], name: str) -> LocalNode:
+    def _start(
+        self,
+        words: Sequence[str],
+        start: Callable[..., subprocess.Popen[Any]],
+        name: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> LocalNode:
         ports = [f"--min-worker-port={_ANY_PORT}", f"--max-worker-port={_ANY_PORT}"]
-        log = self.folder / f"{name}.log"
-        return LocalNode([*words, *ports], start, log)
+        # Ray Serve takes a node to be a machine, with a /tmp of its own for HAProxy's files.
+        serve = {variable: str(self.folder / name / file) for variable, file in _HAPROXY_FILES.items()}
+        started = partial(start, env={**os.environ, **serve, **(environment or {})})
+        return LocalNode([*words, *ports], started, self.folder / f"{name}.log")
 
     def _wait_for(self, node: LocalNode, count: int) -> None:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while True:
+        deadline, told = time.monotonic() + _PATIENCE_SECONDS, ""
+        while time.monotonic() < deadline:
             node.require_alive()
-            with contextlib.suppress(Exception):  # whatever a dashboard says that is about to start
+            try:
                 if len(self.alive()) >= count:
                     return
-            if time.monotonic() > deadline:
-                raise UserError(f"the local cluster has not come up within {_PATIENCE_SECONDS:g} s: {self.folder}")
+            except Exception as error:  # whatever a dashboard says that is about to start
+                told = str(error)
             time.sleep(_LOOK_SECONDS)
+        raise UserError(f"the local cluster has not come up within {_PATIENCE_SECONDS:g} s: {told}")
 
 
 @contextmanager

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
+
+from rayapp.errors import UserError
 
 _TOOLS = ("ip", "unshare", "nsenter")
 _NETWORKS = ipaddress.IPv4Network("10.213.0.0/16")
 _HOST = "127.0.0.1"
+_PATIENCE_SECONDS = 10.0
+_LOOK_SECONDS = 0.01
 
 
 @dataclass
@@ -40,6 +47,7 @@ class NodeNetwork:
         process = subprocess.Popen(held, stdin=subprocess.PIPE, **options)
         gate = process.stdin
         assert gate is not None
+        _wait_until_apart(process.pid)
         self._connect(process.pid, address)
         _open(gate)
         return process
@@ -71,7 +79,9 @@ def node_network() -> Iterator[NodeNetwork]:
     try:
         yield NodeNetwork(bridge, iter(others), head)
     finally:
-        subprocess.run(["ip", "link", "delete", bridge], check=False, capture_output=True)
+        told = subprocess.run(["ip", "-brief", "link"], check=False, capture_output=True, text=True).stdout
+        for name in re.findall(rf"^({bridge}(?:-\d+)?)\b", told, re.MULTILINE):
+            subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
 
 
 def _allowed() -> bool:
@@ -93,6 +103,16 @@ def _add_bridge(name: str) -> ipaddress.IPv4Network | None:
             return network
     subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
     return None
+
+
+def _wait_until_apart(pid: int) -> None:
+    """A process begins in our own network, and what was put there would stay."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    ours = Path("/proc/self/ns/net").readlink()
+    while Path(f"/proc/{pid}/ns/net").readlink() == ours:
+        if time.monotonic() > deadline:
+            raise UserError(f"process {pid} has got no network of its own within {_PATIENCE_SECONDS:g} s")
+        time.sleep(_LOOK_SECONDS)
 
 
 def _open(gate: IO[bytes]) -> None:

@@ -16,8 +16,8 @@ app = typer.Typer(no_args_is_help=True, help="A cluster to try things on, and th
 @app.command("local")
 def local_command(
     nodes: Annotated[int, typer.Option(min=1, help="Raylets; the first is the head.")] = 3,
-    cpus: Annotated[float, typer.Option(min=0, help="Of each node, as Ray is to count them.")] = 1,
-    gpus: Annotated[float, typer.Option(min=0, help="Of each node; the machine need not have them.")] = 0,
+    cpus: Annotated[int, typer.Option(min=0, help="Of each node, as Ray is to count them.")] = 1,
+    gpus: Annotated[int, typer.Option(min=0, help="Of each node; the machine need not have them.")] = 0,
     gpu_type: Annotated[str | None, typer.Option(help="Of these GPUs, as Ray calls it: A100, L40S.")] = None,
     as_json: AsJson = False,
 ) -> None:
