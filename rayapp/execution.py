@@ -173,13 +173,18 @@ def _unless_faulty(batches: Iterable[pa.Table], board: Any) -> Iterator[pa.Table
         raise
 
 
-def _bundles(pieces: int, workers: int) -> list[pa.Table]:
-    """The numbers of the pieces that go to a worker together, (first, last) each.
+def bundle_count(pieces: int, workers: int) -> int:
+    """Into how many bundles a plan is cut; a worker takes one at a time.
 
     Ray Data's driver remembers some 40 kB of each block that it ever had: there are as many for a plan of a million
     as for one of ten thousand, but enough for every worker to have its share.
     """
-    edges = np.linspace(0, pieces, min(pieces, max(_BUNDLES, 8 * workers)) + 1).astype(int).tolist()
+    return min(pieces, max(_BUNDLES, 8 * workers))
+
+
+def _bundles(pieces: int, workers: int) -> list[pa.Table]:
+    """The numbers of the pieces that go to a worker together, (first, last) each."""
+    edges = np.linspace(0, pieces, bundle_count(pieces, workers) + 1).astype(int).tolist()
     return [pa.table({"first": [first], "last": [last]}) for first, last in pairwise(edges)]
 
 

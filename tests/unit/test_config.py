@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.capacity.config import GroupConfig, NodeConfig, ScaleConfig, SpotConfig
 from pipelines.config import QuickstartConfig, SynthesisConfig, TrainConfig
 from rayapp.config import StepConfig, load_config, save_config
 from rayapp.errors import UserError
@@ -100,6 +101,7 @@ def shipped_configs() -> list[tuple[Path, type[StepConfig]]]:
         "evaluate": EvaluationConfig,
         "release": ReleaseConfig,
         "serve": ServeConfig,
+        "scale": ScaleConfig,
     }
     folder = Path(__file__).parents[2] / "configs"
     paths = sorted(folder.glob("*.yaml"))
@@ -118,6 +120,7 @@ def test_every_setting_is_explained():
     assert list(unexplained(QuickstartConfig)) == []
     assert list(unexplained(SynthesisConfig)) == []
     assert list(unexplained(TrainConfig)) == []
+    assert [list(unexplained(kind)) for kind in (ScaleConfig, NodeConfig, SpotConfig, GroupConfig)] == [[]] * 4
 
 
 def test_numbers_in_yaml_are_numbers_in_every_spelling(settings):
