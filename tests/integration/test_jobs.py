@@ -19,6 +19,7 @@ def address():
     """Of a cluster whose `python` is ours, and which asks for a token."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | TOKEN
     command = [sys.executable, "-m", "rayapp.cli", "cluster", "local", "--nodes", "2", "--json"]
+    command += ["--gpus", "1", "--gpu-type", "A100"]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     yield json.loads(started.stdout.readline())["address"]
     started.send_signal(signal.SIGINT)
@@ -70,6 +71,20 @@ def test_a_job_that_fails_ends_the_command_as_it_ends_itself_and_is_submitted_an
         code, _, told = rayapp("submit", "--", "lexicon", "stats", "nowhere.csv")
         assert code == 2, told
         assert f"-{number}: FAILED" in told
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gpu_type", "message"),
+    [
+        (1, "L40S", "gpus_per_worker: the cluster has no GPU of type L40S; it has A100"),
+        (4, "A100", "gpus_per_worker: a process asks for 4 GPUs, and the cluster has 2"),
+    ],
+)
+def test_gpus_that_the_cluster_has_not_are_said(rayapp, tmp_path, gpus, gpu_type, message):
+    training = {"sources": [{"manifest": "s3://speech/made"}], "model": {"recipe": "fastconformer_tdt_small"}}
+    (tmp_path / "train.yaml").write_text(json.dumps({**training, "gpus_per_worker": gpus, "gpu_type": gpu_type}))
+    code, _, told = rayapp("submit", "--", "train", "train.yaml")
+    assert (code, message in told.replace("\n", " ")) == (2, True), told
 
 
 def test_a_token_that_is_wrong_is_said(rayapp):

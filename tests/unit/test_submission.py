@@ -1,5 +1,8 @@
 """What is said of a job before anything is sent."""
 
+import json
+import threading
+
 import pytest
 
 from cluster.jobs import Cluster, Job
@@ -125,6 +128,27 @@ def test_a_cluster_that_does_not_answer_is_said():
         Cluster(ClusterProfile(address=f"http://127.0.0.1:{free_port()}"))
 
 
+def test_a_cluster_that_runs_another_ray_is_said():
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Old(BaseHTTPRequestHandler):
+        def do_GET(self):
+            told = json.dumps({"version": "4", "ray_version": "2.9.0", "ray_commit": "", "session_name": ""}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(told)))
+            self.end_headers()
+            self.wfile.write(told)
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Old)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.raises(UserError, match=r"the cluster runs Ray 2\.9\.0, and this machine 2\."):
+        Cluster(ClusterProfile(address=f"http://127.0.0.1:{server.server_port}"))
+    server.shutdown()
+
+
 def test_a_cluster_that_is_not_known_is_said_with_those_that_are():
-    with pytest.raises(UserError, match="no cluster 'prod'; in configs/cluster: local"):
+    with pytest.raises(UserError, match="no cluster 'prod'; in configs/cluster: eks, local"):
         open_profile("prod")
