@@ -140,7 +140,10 @@ class LocalCluster:
             f"--dashboard-agent-listen-port={_ANY_PORT}",
             *(word.replace("{", "{{").replace("}", "}}") for word in self.shape.words()),
         ]
-        node = self._start(words, self.network.start, f"node-{len(self.nodes)}")
+        # Each node unpacks the folders of jobs there anew, whoever runs in one.
+        own = (self.folder / "session_latest" / "runtime_resources").resolve()
+        own.mkdir(exist_ok=True)
+        node = self._start(words, partial(self.network.start, own=own), f"node-{len(self.nodes)}")
         self.nodes.append(node)
         self._wait_for(node, there + 1)
         return node

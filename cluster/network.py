@@ -1,7 +1,7 @@
-"""A network of its own for each node of a local cluster, where the system lets us: addresses and ports as on as many
-machines.
+"""A network of its own for each node of a local cluster, where the system lets us.
 
-Linux's network namespaces, joined by a bridge that leads nowhere else. They end with the processes in them.
+Addresses and ports are as on as many machines: by Linux's namespaces, joined by a bridge that leads nowhere else. They
+end with the processes in them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,9 @@ from typing import IO, Any
 
 from rayapp.errors import UserError
 
-_TOOLS = ("ip", "unshare", "nsenter")
+_TOOLS = ("ip", "mount", "nsenter", "unshare")
+_HELD = 'read _ && mount --bind "$1" "$2" && shift 2 && exec "$@"'
+"""Waits until it is connected."""
 _NETWORKS = ipaddress.IPv4Network("10.213.0.0/16")
 _HOST = "127.0.0.1"
 _PATIENCE_SECONDS = 10.0
@@ -37,13 +40,17 @@ class NodeNetwork:
     head: str
     """Address of the head, whose processes are in this machine's own network."""
 
-    def start(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        """A process whose words may say `{address}`, where it will be found."""
+    def start(self, command: Sequence[str], own: Path, **options: Any) -> subprocess.Popen[bytes]:
+        """A process whose words may say `{address}`, where it will be found.
+
+        own: a folder that it sees as its own, empty at first, whatever others put there.
+        """
         if self.bridge is None:
             return subprocess.Popen([word.format(address=_HOST) for word in command], **options)
         address = next(self.addresses)
         words = [word.format(address=address) for word in command]
-        held = ["unshare", "--net", "sh", "-c", 'read _ && exec "$@"', "sh", *words]  # until it is connected
+        mine = tempfile.mkdtemp(dir=own.parent)
+        held = ["unshare", "--net", "--mount", "sh", "-c", _HELD, "sh", mine, str(own), *words]
         process = subprocess.Popen(held, stdin=subprocess.PIPE, **options)
         gate = process.stdin
         assert gate is not None
@@ -87,7 +94,7 @@ def node_network() -> Iterator[NodeNetwork]:
 def _allowed() -> bool:
     if not all(map(shutil.which, _TOOLS)):
         return False
-    return subprocess.run(["unshare", "--net", "true"], check=False, capture_output=True).returncode == 0
+    return subprocess.run(["unshare", "--net", "--mount", "true"], check=False, capture_output=True).returncode == 0
 
 
 def _add_bridge(name: str) -> ipaddress.IPv4Network | None:
