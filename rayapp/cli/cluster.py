@@ -25,7 +25,7 @@ def local_command(
 
     Jobs are scheduled as on as many machines, and node by node can be killed.
 
-    Example: `rayapp cluster local --nodes 3`, then `rayapp submit -- quickstart`
+    Example: `rayapp cluster local --nodes 3`, then `rayapp submit -- quickstart --set workdir=/tmp/quickstart`
     """
     with command_output(as_json) as output:
         import contextlib
