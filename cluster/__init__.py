@@ -1,1 +1,1 @@
-"""Running on a cluster. The manifests for KubeRay and EKS will live here; `ray job submit` works already."""
+"""Running on a cluster: jobs that are submitted to one, one on this machine, and the manifests of real ones."""
