@@ -10,7 +10,7 @@ from ray.util.metrics import Counter, Histogram
 
 from serve.metrics import IngressMetrics, RecogniserMetrics, _Collected
 
-MONITORING = Path(__file__).parents[2] / "cluster/monitoring"
+MONITORING = Path(__file__).parents[2] / "cluster/manifests/base/monitoring"
 
 
 def expressions():
