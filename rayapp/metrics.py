@@ -13,7 +13,7 @@ from ray.util import metrics
 from rayapp.records import Utterance, short_reason
 
 _NEXT_TO_NOTHING = 1e-9
-"""Ray's counters refuse 0."""
+"""Ray's counters refuse 0, and Prometheus sees no rise in what was not there before."""
 
 
 class SynthesisMetrics:
@@ -30,6 +30,9 @@ class SynthesisMetrics:
         self.stage_seconds = metrics.Counter(
             "rayapp_synthesis_stage_seconds", "For which the worker was busy with a stage.", tag_keys=("stage",)
         )
+        for status in ("ok", "rejected"):
+            self.utterances.inc(_NEXT_TO_NOTHING, {"status": status})
+        self.audio_seconds.inc(_NEXT_TO_NOTHING)
 
     def count_work(self, seconds: Mapping[str, float]) -> None:
         """seconds: by stage."""

@@ -6,9 +6,13 @@ Ray writes `ray_` before each name, and `_total` after those of counters. No lab
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 from ray.util.metrics import Counter, Gauge
+
+Outcome: TypeAlias = Literal["learnt", "not_finite", "unfit"]
+_NEXT_TO_NOTHING = 1e-9
+"""Ray's counters refuse 0, and Prometheus sees no rise in what was not there before."""
 
 
 class TrainingMetrics:
@@ -28,8 +32,10 @@ class TrainingMetrics:
             ),
         }
         self.shown: dict[str, float] = {}
+        for outcome in get_args(Outcome):
+            self.steps.inc(_NEXT_TO_NOTHING, {**self.labels, "outcome": outcome})
 
-    def count(self, outcome: Literal["learnt", "not_finite", "unfit"], audio_seconds: float = 0.0) -> None:
+    def count(self, outcome: Outcome, audio_seconds: float = 0.0) -> None:
         """A step; audio_seconds: that this rank learnt from in it."""
         self.steps.inc(1, {**self.labels, "outcome": outcome})
         if audio_seconds:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,12 @@ pytestmark = pytest.mark.slow
 
 PATIENCE_SECONDS = 240
 REQUEST_ID = uuid.uuid4().hex
+TOLD_WHEN_IT_HAPPENS = {
+    "ray_rayapp_requests_not_kept_total": "a request that retention should have kept, and could not",
+    "ray_rayapp_failed_model_updates_total": "a registry that is away",
+    "ray_rayapp_lost_recognisers_total": "a recogniser that dies",
+}
+"""Ray tells nothing of a counter that was never raised."""
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +122,18 @@ def test_metrics_of_all_processes_are_at_one_address(observed):
     samples = until(told)
     (asked,) = [s for s in samples if s.name == "ray_rayapp_requests_total" and s.labels["path"].endswith("tions")]
     assert (asked.value, asked.labels["status"], asked.labels["model"]) == (1, "200", "medical-asr")
+
+
+def test_prometheus_finds_what_the_dashboard_the_alerts_and_a_scaler_ask_for(
+    observed, prometheus, monitoring, metric_names
+):
+    url, _ = observed
+    watching = prometheus(static_configs=[{"targets": [url.removeprefix("http://")]}])
+    expressions = monitoring.expressions("serving", "serving-alerts")
+    asked = {metric for expression in expressions for metric in metric_names(expression)}
+    manifest = (monitoring.folder.parent / "serving/rayservice.yaml").read_text()
+    (of_a_scaler,) = re.findall(r"ray_rayapp_\w+", manifest)
+    assert watching.missing({*asked, of_a_scaler} - set(TOLD_WHEN_IT_HAPPENS)) == set()
 
 
 def test_a_request_is_one_line_of_the_log(observed):

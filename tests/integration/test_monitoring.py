@@ -1,0 +1,103 @@
+"""A real Prometheus scrapes a cluster that makes speech and trains: what dashboards and alerts ask for is there."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+PATIENCE_SECONDS = 240
+NOT_HERE = {
+    "DCGM_": "dcgm-exporter tells it, where there are GPUs",
+    "kube_": "kube-state-metrics tells it, of Kubernetes",
+    "rayapp:gpu_busy:percent30m": "is recorded from what dcgm-exporter tells",
+}
+"""Beginnings of names, and why they are not looked for."""
+SPEECH = {
+    "output": "speech",
+    "lexicon": {"take": 4, "held_out": 0},
+    "manifests": {
+        "sizes": {"train_per_term": 6, "train_everyday": 12, "validation": 4, "test": 0, "test_unseen_patterns": 0}
+        | {"test_unseen_terms": 0, "test_other_synthesiser": 0, "test_general": 0},
+        "max_rejected_share": 1,
+    },
+    "verification": {"enabled": True, "signal": {"max_words_per_second": 2.5}},  # some are faster
+}
+TRAINING = {
+    "output": "model",
+    "sources": [{"manifest": "speech"}],
+    "validation": [{"manifest": "speech", "split": "validation"}],
+    "validation_interval": 0.2,
+    "model": {"recipe": "fastconformer_tdt_small", "vocabulary_size": 64},
+    "input": {"batch_seconds": 12},
+    "max_steps": 4,
+    "workers": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Of two nodes; the environment of those who use it. Its folder is its own: Ray tells there whom to scrape."""
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a path of pytest's is too long for Ray's sockets
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RAY_TMPDIR": folder,
+        "RAY_ADDRESS": "auto",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "a-token-of-this-test",
+        "RAY_metrics_report_interval_ms": "1000",
+    }
+    command = [sys.executable, "-m", "rayapp.cli", "cluster", "local", "--nodes", "2", "--json"]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert json.loads(started.stdout.readline())["nodes"] == 2
+    yield environment
+    started.send_signal(signal.SIGINT)
+    assert started.wait(PATIENCE_SECONDS) == 0
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def watching(cluster, prometheus):
+    """What a Prometheus found while the cluster worked."""
+    targets = f"{cluster['RAY_TMPDIR']}/ray/prom_metrics_service_discovery.json"
+    return prometheus(file_sd_configs=[{"files": [targets], "refresh_interval": "1s"}])
+
+
+@pytest.fixture(scope="module")
+def worked(cluster, watching, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    for command, config in (("synthesize", SPEECH), ("train", TRAINING)):
+        (folder / f"{command}.yaml").write_text(json.dumps(config))
+        done = subprocess.run(
+            [sys.executable, "-m", "rayapp.cli", command, f"{command}.yaml"],
+            cwd=folder,
+            env=cluster,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    return watching
+
+
+@pytest.mark.parametrize("name", ["data", "train", "cost", "data-alerts", "train-alerts", "cluster-alerts"])
+def test_what_is_asked_for_is_told(worked, monitoring, metric_names, name):
+    asked = {metric for expression in monitoring.expressions(name) for metric in metric_names(expression)}
+    here = {metric for metric in asked if not metric.startswith(tuple(NOT_HERE))}
+    of_serving = {metric for metric in here if metric == "ray_rayapp_audio_seconds_total"}  # see test_serving_observed
+    assert here - of_serving
+    assert worked.missing(here - of_serving) == set()
+
+
+def test_prometheus_answers_what_is_asked(worked, monitoring):
+    for expression in monitoring.expressions():
+        worked.get("query", query=expression)
+    told = {rule["name"]: rule["health"] for group in worked.get("rules")["groups"] for rule in group["rules"]}
+    assert len(told) > 15
+    assert set(told.values()) == {"ok"}, told
