@@ -19,7 +19,8 @@ _NEXT_TO_NOTHING = 1e-9
 class SynthesisMetrics:
     """Of one worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, stages: Sequence[str]) -> None:
+        """stages: that it will count."""
         self.utterances = metrics.Counter(
             "rayapp_synthesis_utterances", "Utterances that were committed.", tag_keys=("status",)
         )
@@ -33,6 +34,7 @@ class SynthesisMetrics:
         for status in ("ok", "rejected"):
             self.utterances.inc(_NEXT_TO_NOTHING, {"status": status})
         self.audio_seconds.inc(_NEXT_TO_NOTHING)
+        self.count_work(dict.fromkeys(stages, 0.0))
 
     def count_work(self, seconds: Mapping[str, float]) -> None:
         """seconds: by stage."""

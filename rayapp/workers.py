@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from rayapp.errors import UserError
 from rayapp.ids import content_id
-from rayapp.metrics import SynthesisMetrics
 from rayapp.records import Utterance
 from rayapp.stage import run_stages, stage_class
 
@@ -123,17 +122,20 @@ class Worker:
         """
         import ray
 
+        from rayapp.metrics import SynthesisMetrics
+
         context = ray.get_runtime_context()
         self.name = context.get_actor_id()
         self.restarted = context.was_current_actor_reconstructed
         self.source, self.sink, self.board = source, sink, board
+        names = [stage_class(stage).name for stage in stages]
         try:
-            self._require_progress([stage_class(stage).name for stage in stages])
+            self._require_progress(names)
             self.stages = [make() for make in stages]
         except UserError as error:
             ray.get(board.report_fault.remote(str(error)))
             raise
-        self.metrics = SynthesisMetrics()
+        self.metrics = SynthesisMetrics(names)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for utterances in self.source.read(table) if self.source else [unpack(table)]:

@@ -291,7 +291,7 @@ class Prometheus:
     """A server of Prometheus on loopback."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url, self.started = url, time.time()
 
     def get(self, path: str, **parameters: str) -> Any:
         answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)

@@ -7,23 +7,27 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 400
 NOT_HERE = {
     "DCGM_": "dcgm-exporter tells it, where there are GPUs",
     "kube_": "kube-state-metrics tells it, of Kubernetes",
     "rayapp:gpu_busy:percent30m": "is recorded from what dcgm-exporter tells",
+    "ray_rayapp_audio_seconds_total": "a server tells it: see test_serving_observed.py",
 }
 """Beginnings of names, and why they are not looked for."""
+UNANSWERED = (*NOT_HERE, 'Name="GPU"')
+"""In expressions that find nothing here, though the metric is there."""
 SPEECH = {
     "output": "speech",
     "lexicon": {"take": 4, "held_out": 0},
     "manifests": {
-        "sizes": {"train_per_term": 6, "train_everyday": 12, "validation": 4, "test": 0, "test_unseen_patterns": 0}
+        "sizes": {"train_per_term": 6, "train_everyday": 8, "validation": 4, "test": 0, "test_unseen_patterns": 0}
         | {"test_unseen_terms": 0, "test_other_synthesiser": 0, "test_general": 0},
         "max_rejected_share": 1,
     },
@@ -36,7 +40,7 @@ TRAINING = {
     "validation_interval": 0.2,
     "model": {"recipe": "fastconformer_tdt_small", "vocabulary_size": 64},
     "input": {"batch_seconds": 12},
-    "max_steps": 4,
+    "max_steps": 3,
     "workers": 1,
 }
 
@@ -90,14 +94,25 @@ def worked(cluster, watching, tmp_path_factory):
 def test_what_is_asked_for_is_told(worked, monitoring, metric_names, name):
     asked = {metric for expression in monitoring.expressions(name) for metric in metric_names(expression)}
     here = {metric for metric in asked if not metric.startswith(tuple(NOT_HERE))}
-    of_serving = {metric for metric in here if metric == "ray_rayapp_audio_seconds_total"}  # see test_serving_observed
-    assert here - of_serving
-    assert worked.missing(here - of_serving) == set()
+    assert here
+    assert worked.missing(here) == set()
 
 
-def test_prometheus_answers_what_is_asked(worked, monitoring):
-    for expression in monitoring.expressions():
-        worked.get("query", query=expression)
+def test_rules_are_evaluated(worked):
     told = {rule["name"]: rule["health"] for group in worked.get("rules")["groups"] for rule in group["rules"]}
     assert len(told) > 15
     assert set(told.values()) == {"ok"}, told
+
+
+@pytest.mark.parametrize("name", ["data", "train", "cost"])
+def test_every_panel_shows_something(worked, monitoring, name):
+    expressions = [each for each in monitoring.expressions(name) if not any(word in each for word in UNANSWERED)]
+    times = {"start": str(worked.started), "end": str(time.time()), "step": "1"}
+    assert len(expressions) > 1
+    found = {expression: worked.get("query_range", query=expression, **times)["result"] for expression in expressions}
+    assert [expression for expression, series in found.items() if not series] == []
+
+
+def test_prometheus_answers_all_that_is_asked(worked, monitoring):
+    for expression in monitoring.expressions():
+        worked.get("query", query=expression)

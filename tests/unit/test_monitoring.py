@@ -25,7 +25,7 @@ needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promto
 def told():
     """Names of our own metrics as Prometheus has them, and the labels of each."""
     names = {}
-    sources = [vars(IngressMetrics()), vars(RecogniserMetrics()), vars(SynthesisMetrics())]
+    sources = [vars(IngressMetrics()), vars(RecogniserMetrics()), vars(SynthesisMetrics([]))]
     training = vars(TrainingMetrics("model"))
     for metric in [each for values in (*sources, training, training["gauges"]) for each in values.values()]:
         if not isinstance(metric, (Counter, Gauge, Histogram)):
