@@ -317,7 +317,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, monitoring: Monitoring)
 
     def start(**scrape: Any) -> Prometheus:
         folder, port = tmp_path_factory.mktemp("prometheus"), free_port()
-        every = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        every = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
         config = {"global": every, "rule_files": ["rules.yaml"], "scrape_configs": [{"job_name": "ray", **scrape}]}
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
         (folder / "rules.yaml").write_text(monitoring.all_rules())

@@ -55,7 +55,7 @@ def cluster():
         "RAY_ADDRESS": "auto",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "a-token-of-this-test",
-        "RAY_metrics_report_interval_ms": "1000",
+        "RAY_metrics_report_interval_ms": "2000",
     }
     command = [sys.executable, "-m", "rayapp.cli", "cluster", "local", "--nodes", "2", "--json"]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

@@ -24,12 +24,13 @@ pytestmark = pytest.mark.slow
 
 PATIENCE_SECONDS = 240
 REQUEST_ID = uuid.uuid4().hex
-TOLD_WHEN_IT_HAPPENS = {
-    "ray_rayapp_requests_not_kept_total": "a request that retention should have kept, and could not",
-    "ray_rayapp_failed_model_updates_total": "a registry that is away",
-    "ray_rayapp_lost_recognisers_total": "a recogniser that dies",
+NOT_TOLD_HERE = {
+    "ray_rayapp_requests_not_kept_total": "wants a request that retention should have kept, and could not",
+    "ray_rayapp_failed_model_updates_total": "wants a registry that is away",
+    "ray_rayapp_lost_recognisers_total": "wants a recogniser that dies",
+    "ray_rayapp_word_confidence": "wants a word: a model of six steps hears none",
 }
-"""Ray tells nothing of a counter that was never raised."""
+"""Beginnings of names, and why they are not looked for: Ray tells nothing of what was never counted."""
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,9 @@ def test_prometheus_finds_what_the_dashboard_the_alerts_and_a_scaler_ask_for(
     asked = {metric for expression in expressions for metric in metric_names(expression)}
     manifest = (monitoring.folder.parent / "serving/rayservice.yaml").read_text()
     (of_a_scaler,) = re.findall(r"ray_rayapp_\w+", manifest)
-    assert watching.missing({*asked, of_a_scaler} - set(TOLD_WHEN_IT_HAPPENS)) == set()
+    here = {metric for metric in {*asked, of_a_scaler} if not metric.startswith(tuple(NOT_TOLD_HERE))}
+    assert len(here) > 10
+    assert watching.missing(here) == set()
 
 
 def test_a_request_is_one_line_of_the_log(observed):
