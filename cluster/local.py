@@ -113,6 +113,11 @@ class LocalCluster:
         """Of Ray's dashboard."""
         return f"http://{_HOST}:{self._dashboard_port}"
 
+    @property
+    def prometheus_targets(self) -> Path:
+        """File that tells a Prometheus whom to ask, which Ray keeps up to date."""
+        return self.folder / "prom_metrics_service_discovery.json"
+
     def start_head(self) -> None:
         """Start it, or start it again at the same address."""
         (self.folder / _RUNNING).unlink(missing_ok=True)  # or Ray takes the one that was killed to be alive

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from rayapp.errors import UserError
 from rayapp.ids import content_id
-from rayapp.records import Utterance, short_reason
+from rayapp.records import Utterance
 from rayapp.stage import run_stages, stage_class
 
 _logger = logging.getLogger(__name__)
@@ -122,17 +122,20 @@ class Worker:
         """
         import ray
 
+        from rayapp.metrics import SynthesisMetrics
+
         context = ray.get_runtime_context()
         self.name = context.get_actor_id()
         self.restarted = context.was_current_actor_reconstructed
         self.source, self.sink, self.board = source, sink, board
+        names = [stage_class(stage).name for stage in stages]
         try:
-            self._require_progress([stage_class(stage).name for stage in stages])
+            self._require_progress(names)
             self.stages = [make() for make in stages]
         except UserError as error:
             ray.get(board.report_fault.remote(str(error)))
             raise
-        self.metrics = _Metrics()
+        self.metrics = SynthesisMetrics(names)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for utterances in self.source.read(table) if self.source else [unpack(table)]:
@@ -186,26 +189,3 @@ class Worker:
                 f"a worker of {', '.join(stages)} died {_MOST_DEATHS} times without finishing anything, perhaps of too "
                 "little memory: see the logs of Ray, and give it fewer workers or more memory"
             )
-
-
-class _Metrics:
-    """What Prometheus is told, through Ray's own exporter."""
-
-    def __init__(self) -> None:
-        from ray.util import metrics
-
-        self.rows = metrics.Counter("rayapp_utterances", "Utterances committed.", tag_keys=("status",))
-        self.audio = metrics.Counter("rayapp_audio_seconds", "Seconds of speech committed.")
-        self.rejected = metrics.Counter("rayapp_rejections", "Utterances rejected, by reason.", tag_keys=("reason",))
-        self.busy = metrics.Counter("rayapp_stage_busy_seconds", "Seconds that stages worked.", tag_keys=("stage",))
-
-    def count_work(self, seconds: Mapping[str, float]) -> None:
-        for stage, busy in seconds.items():
-            self.busy.inc(busy + 1e-9, {"stage": stage})
-
-    def count_committed(self, utterances: Sequence[Utterance]) -> None:
-        for status, rows in Counter(u.status for u in utterances).items():
-            self.rows.inc(rows, {"status": status})
-        self.audio.inc(sum(u.duration_seconds for u in utterances) + 1e-9)  # it refuses 0
-        for reason, rows in Counter(short_reason(u.reason) for u in utterances if u.reason).items():
-            self.rejected.inc(rows, {"reason": reason})

@@ -5,14 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+import yaml
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")  # as on a cluster; the quickstart has Ray's own proxy
@@ -217,3 +224,123 @@ def small_model(ray: None, small_manifest: Path, tmp_path_factory: pytest.TempPa
     )
     train(config, home / "tracking")
     return config.output
+
+
+@pytest.fixture(scope="session")
+def monitoring() -> Monitoring:
+    """Dashboards, alerts and recording rules."""
+    folder = Path(__file__).parents[1] / "cluster/manifests/base/monitoring"
+    dashboards = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("dashboards/*.json"))}
+    rules = {file.stem: yaml.safe_load(file.read_text())["spec"]["groups"] for file in folder.glob("*-alerts.yaml")}
+    return Monitoring(folder, dashboards, rules)
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    folder: Path
+    dashboards: Mapping[str, dict[str, Any]]
+    rules: Mapping[str, list[dict[str, Any]]]
+    """Groups of rules, by file."""
+
+    def expressions(self, *names: str) -> list[str]:
+        """What these dashboards and files of rules ask for, as Prometheus reads it; without names, all of them."""
+        asked = []
+        for name in names or (*self.dashboards, *self.rules):
+            if name in self.rules:
+                asked += [rule["expr"] for group in self.rules[name] for rule in group["rules"]]
+            else:
+                asked += list(_queries(self.dashboards[name]))
+        return asked
+
+    def all_rules(self) -> str:
+        """As a file of Prometheus' own."""
+        return yaml.safe_dump({"groups": [group for groups in self.rules.values() for group in groups]})
+
+
+def _queries(dashboard: dict[str, Any]) -> Iterator[str]:
+    variables = dashboard["templating"]["list"]
+    for variable in variables:
+        if variable["type"] == "query":
+            yield re.fullmatch(r"label_values\((\w+), \w+\)", variable["query"])[1]
+    values = {"__rate_interval": "1m", "__range": "1h", "cluster": ".*"}
+    values |= {variable["name"]: variable["query"] for variable in variables if variable["type"] == "textbox"}
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            yield re.sub(r"\$(\w+)", lambda found: values[found[1]], target["expr"])
+
+
+@pytest.fixture(scope="session")
+def metric_names() -> Callable[[str], set[str]]:
+    """Those that an expression of PromQL asks for."""
+    import promql_parser
+
+    def find(expression: str) -> set[str]:
+        found: set[str] = set()
+
+        def visit(node: object) -> None:
+            if isinstance(node, promql_parser.VectorSelector):
+                found.add(node.name)
+
+        promql_parser.walk(promql_parser.parse(expression), visit)
+        return found
+
+    return find
+
+
+class Prometheus:
+    """A server of Prometheus on loopback."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.started = url, time.time()
+
+    def get(self, path: str, **parameters: str) -> Any:
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
+        assert answer.status_code == 200, (parameters, answer.text)
+        return answer.json()["data"]
+
+    def missing(self, names: set[str], patience_seconds: float = 60) -> set[str]:
+        """Those that are not there, and do not come."""
+        ends = time.monotonic() + patience_seconds
+        while (left := names - set(self.get("label/__name__/values"))) and time.monotonic() < ends:
+            time.sleep(0.5)
+        return left
+
+
+@pytest.fixture(scope="session")
+def prometheus(tmp_path_factory: pytest.TempPathFactory, monitoring: Monitoring) -> Iterator[Callable[..., Prometheus]]:
+    """Starts servers with our rules, each of which scrapes as its argument says; skips where there is none to start."""
+    if not shutil.which("prometheus"):
+        pytest.skip("prometheus is not here")
+    from serve.run import free_port
+
+    started = []
+
+    def start(**scrape: Any) -> Prometheus:
+        folder, port = tmp_path_factory.mktemp("prometheus"), free_port()
+        every = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
+        config = {"global": every, "rule_files": ["rules.yaml"], "scrape_configs": [{"job_name": "ray", **scrape}]}
+        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+        (folder / "rules.yaml").write_text(monitoring.all_rules())
+        command = ["prometheus", "--config.file=prometheus.yaml", "--storage.tsdb.path=data"]
+        with (folder / "log").open("w") as log:
+            started.append(
+                subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], cwd=folder, stderr=log)
+            )
+        url, ends = f"http://127.0.0.1:{port}", time.monotonic() + 60
+        while not _is_ready(url):
+            assert started[-1].poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < ends
+            time.sleep(0.2)
+        return Prometheus(url)
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(30)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/-/ready").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from pipelines.training.checkpoints import (
 )
 from pipelines.training.config import TrainingConfig
 from pipelines.training.engine import StepFigures
+from pipelines.training.metrics import TrainingMetrics
 from pipelines.training.mixture import Mixture, SetAside
 from pipelines.training.planning import PlanSettings, Position
 from pipelines.training.relay import unwrapped
@@ -156,6 +158,7 @@ class Rank:
         """Shares of the training at which more will learn."""
         self.not_finite: list[tuple[int, str]] = []
         """Steps whose loss or gradient was not finite, and the utterances of this rank's batch."""
+        self.metrics = TrainingMetrics(self.config.output.name)
 
     def train(self) -> None:
         config, progress = self.config, self.progress
@@ -207,10 +210,13 @@ class Rank:
         progress.position, progress.epochs_done = streamed.position, streamed.epochs_done
         if unfit:
             progress.unfit += 1
+            self.metrics.count("unfit")
             return config.gradient_accumulation_steps == 1
         if figures is None or figures.skipped:
+            self.metrics.count("not_finite")
             self._skipped(streamed.utterance_ids if figures or not math.isfinite(here) else [])
             return config.gradient_accumulation_steps == 1
+        self.metrics.count("learnt", float(streamed.batch.audio_lengths.sum()) / SAMPLE_RATE_HZ)
         told = {"loss": mean_loss, "learning_rate": figures.learning_rate}
         self._tell(told if figures.gradient_norm is None else told | {"gradient_norm": figures.gradient_norm})
         return figures.gradient_norm is not None
@@ -282,6 +288,8 @@ class Rank:
             figures=progress.as_figures() | {"batch_seconds": self.plan.batch_seconds} | figures,
         )
         report(self.engine, facts, {"step": progress.step} | ({} if wer is None else {SCORE: wer}))
+        if self.rank == 0:
+            self.metrics.show({"checkpoint_at": time.time()})
 
     def _over_ranks(self, mine: InputFigures) -> InputFigures:
         told: list[InputFigures] = [mine] * self.ranks
@@ -376,6 +384,7 @@ class Rank:
 
     def _tell(self, figures: dict[str, Any]) -> None:
         if self.rank == 0:
+            self.metrics.show(figures)
             done = min(self.progress.share(self.config), 1.0)
             self.setup.relay.put.remote({"step": self.progress.step, "done": done, **figures})
 

@@ -38,8 +38,17 @@ def local_command(
         from cluster.local import NodeShape, local_cluster
 
         with local_cluster(nodes, NodeShape(cpus, gpus, gpu_type)) as started:
-            told = {"address": started.url, "ray_address": started.address, "nodes": nodes}
-            output.result(told, f"{nodes} nodes; dashboard {started.url}; Ctrl-C stops them")
+            told = {
+                "address": started.url,
+                "ray_address": started.address,
+                "prometheus": str(started.prometheus_targets),
+                "nodes": nodes,
+            }
+            lines = (
+                f"{nodes} nodes; dashboard {started.url}; Ctrl-C stops them",
+                f"RAY_ADDRESS={started.address} runs a command on them; {started.prometheus_targets} tells Prometheus of them",
+            )
+            output.result(told, *lines)
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
             output.console.print("stopping")

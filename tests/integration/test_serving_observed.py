@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,13 @@ pytestmark = pytest.mark.slow
 
 PATIENCE_SECONDS = 240
 REQUEST_ID = uuid.uuid4().hex
+NOT_TOLD_HERE = {
+    "ray_rayapp_requests_not_kept_total": "wants a request that retention should have kept, and could not",
+    "ray_rayapp_failed_model_updates_total": "wants a registry that is away",
+    "ray_rayapp_lost_recognisers_total": "wants a recogniser that dies",
+    "ray_rayapp_word_confidence": "wants a word: a model of six steps hears none",
+}
+"""Beginnings of names, and why they are not looked for: Ray tells nothing of what was never counted."""
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +123,20 @@ def test_metrics_of_all_processes_are_at_one_address(observed):
     samples = until(told)
     (asked,) = [s for s in samples if s.name == "ray_rayapp_requests_total" and s.labels["path"].endswith("tions")]
     assert (asked.value, asked.labels["status"], asked.labels["model"]) == (1, "200", "medical-asr")
+
+
+def test_prometheus_finds_what_the_dashboard_the_alerts_and_a_scaler_ask_for(
+    observed, prometheus, monitoring, metric_names
+):
+    url, _ = observed
+    watching = prometheus(static_configs=[{"targets": [url.removeprefix("http://")]}])
+    expressions = monitoring.expressions("serving", "serving-alerts")
+    asked = {metric for expression in expressions for metric in metric_names(expression)}
+    manifest = (monitoring.folder.parent / "serving/rayservice.yaml").read_text()
+    (of_a_scaler,) = re.findall(r"ray_rayapp_\w+", manifest)
+    here = {metric for metric in {*asked, of_a_scaler} if not metric.startswith(tuple(NOT_TOLD_HERE))}
+    assert len(here) > 10
+    assert watching.missing(here) == set()
 
 
 def test_a_request_is_one_line_of_the_log(observed):
