@@ -25,6 +25,7 @@ _CONNECT_SECONDS = 10.0
 _ENTRYPOINT = ("python", "-m", "rayapp.cli")
 _TOKEN = Path.home() / ".ray" / "auth_token"
 _GPU_TYPE = "accelerator_type:"
+_MOST_NODES = 10_000
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -160,8 +161,8 @@ class Cluster:
             return
         from ray.util.state import list_nodes
 
-        nodes = [node for node in list_nodes(address=self.profile.address) if node.state == "ALIVE"]
-        there = max((sum(n.resources_total.get("GPU", 0) for n in nodes), self.profile.max_gpus or 0.0))
+        nodes = list_nodes(address=self.profile.address, filters=[("state", "=", "ALIVE")], limit=_MOST_NODES)
+        there = max([self.profile.max_gpus or 0.0, *(node.resources_total.get("GPU", 0) for node in nodes)])
         found = {
             name.removeprefix(_GPU_TYPE) for n in nodes for name in n.resources_total if name.startswith(_GPU_TYPE)
         }
@@ -169,8 +170,8 @@ class Cluster:
         for demand in demands:
             if demand.gpus > there:
                 raise UserError(
-                    f"{demand.setting}: a process asks for {demand.gpus:g} GPUs, and the cluster has {there:g}; lower "
-                    "the setting, or set max_gpus in the profile where the cluster grows"
+                    f"{demand.setting}: a process asks for {demand.gpus:g} GPUs, and no node has more than {there:g}; "
+                    "lower the setting, or set max_gpus in the profile where the cluster grows"
                 )
             if demand.gpu_type and demand.gpu_type not in kinds:
                 raise UserError(

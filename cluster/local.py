@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -64,6 +64,7 @@ class LocalNode:
 
     def __init__(self, words: Sequence[str], start: Callable[..., subprocess.Popen[Any]], log: Path) -> None:
         """start: as `Popen`."""
+        self.id = ""  # Ray's, once the head knows it
         self._log = log
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, "--block", "--disable-usage-stats"]
         with log.open("ab") as file:
@@ -134,11 +135,11 @@ class LocalCluster:
         ]
         environment = {"RAY_REDIS_ADDRESS": self.redis} if self.redis else {}
         self.head = self._start(words, subprocess.Popen, "head", environment)
-        self._wait_for(self.head, 1)
+        self._wait_for(self.head, set())
 
     def add_node(self) -> LocalNode:
         """One more; returns once the head knows it."""
-        there = len(self.alive())
+        there = {node.node_id for node in self.alive()}
         words = [
             f"--address={self.address}",
             "--node-ip-address={address}",
@@ -150,7 +151,7 @@ class LocalCluster:
         own.mkdir(exist_ok=True)
         node = self._start(words, partial(self.network.start, own=own), f"node-{len(self.nodes)}")
         self.nodes.append(node)
-        self._wait_for(node, there + 1)
+        self._wait_for(node, there)
         return node
 
     def alive(self) -> list[Any]:
@@ -177,12 +178,14 @@ class LocalCluster:
         started = partial(start, env={**os.environ, **serve, **(environment or {})})
         return LocalNode([*words, *ports], started, self.folder / f"{name}.log")
 
-    def _wait_for(self, node: LocalNode, count: int) -> None:
+    def _wait_for(self, node: LocalNode, earlier: Container[str]) -> None:
+        """Until the head knows one that is not among earlier ones, which may be lost already."""
         deadline, told = time.monotonic() + _PATIENCE_SECONDS, ""
         while time.monotonic() < deadline:
             node.require_alive()
             try:
-                if len(self.alive()) >= count:
+                if new := [each.node_id for each in self.alive() if each.node_id not in earlier]:
+                    node.id = new[0]
                     return
             except Exception as error:  # whatever a dashboard says that is about to start
                 told = str(error)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from rayapp.config import StepConfig, load_config
 from rayapp.errors import UserError
+from rayapp.inside import require_inside
 
 PROFILES = Path("configs/cluster")
 
@@ -27,7 +28,7 @@ class ClusterProfile(StepConfig):
     """Folders that all nodes have at the same path, such as `/fsx`: settings may name files there that this machine has
     not."""
     max_gpus: Annotated[float, Field(ge=0)] | None = None
-    """GPUs that the cluster grows to; without it, those that it has now."""
+    """GPUs of the largest node that the cluster grows to; without it, of those that it has now."""
     gpu_types: tuple[str, ...] = ()
     """Ray's names of GPUs that the cluster has when it has grown, besides those that it has now."""
     driver_cpus: float = Field(default=1, ge=0)
@@ -40,4 +41,6 @@ def open_profile(name: str) -> ClusterProfile:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml"))) or "none"
         raise UserError(f"there is no cluster {name!r}; in {PROFILES}: {known}; or give a file")
-    return load_config(ClusterProfile, path, environment={})
+    profile = load_config(ClusterProfile, path, environment={})
+    require_inside(profile)
+    return profile

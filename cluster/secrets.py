@@ -24,16 +24,26 @@ SECRETS: Mapping[str, tuple[str, ...]] = {
         "public-key",
         "secret-key",
         "otlp-headers",
+        "user-password",
     ),
     "object-store": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     "huggingface": ("token",),
 }
 """By name, the keys of each."""
 _OF_OTHERS = {
-    "object-store": {key: key for key in SECRETS["object-store"]},
+    # Not the administrator's own keys, which may be in his environment.
+    "object-store": {key: key.replace("AWS", "OBJECT_STORE") for key in SECRETS["object-store"]},
     "huggingface": {"token": "HF_TOKEN"},
 }
 """What cannot be drawn: the variables that hold it. A Secret whose variables are not set is left out."""
+
+
+def left_out(environment: Mapping[str, str]) -> dict[str, list[str]]:
+    """By name, the Secrets that cannot be made, and the variables that they lack."""
+    lacking = {
+        name: [v for v in variables.values() if not environment.get(v)] for name, variables in _OF_OTHERS.items()
+    }
+    return {name: variables for name, variables in lacking.items() if variables}
 
 
 def draw(environment: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -54,10 +64,11 @@ def draw(environment: Mapping[str, str]) -> list[dict[str, Any]]:
             "public-key": public,
             "secret-key": secret,
             "otlp-headers": "Authorization=Basic " + base64.b64encode(f"{public}:{secret}".encode()).decode(),
+            "user-password": secrets.token_urlsafe(16),
         },
     }
     for name, variables in _OF_OTHERS.items():
-        if all(environment.get(variable) for variable in variables.values()):
+        if name not in left_out(environment):
             values[name] = {key: environment[variable] for key, variable in variables.items()}
     return [_object(name, data) for name, data in values.items()]
 

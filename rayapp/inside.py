@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel
 
@@ -19,13 +19,19 @@ VARIABLE = "RAYAPP_INSIDE_ONLY"
 """Patterns of the hosts that are inside, such as `*.hospital.internal,mlflow`; this machine is. Unset, all are."""
 _ADDRESSES = (
     "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
     "LANGFUSE_HOST",
+    "LANGFUSE_BASE_URL",
     "OPENAI_BASE_URL",
 )
 """Variables that name whom we talk to."""
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+_LOCAL = ("file", "sqlite")
+"""Schemes of what is on a disk."""
 _AWS = "s3.amazonaws.com"
 _HUB = "https://huggingface.co"
 _WANDB = "https://api.wandb.ai"
@@ -41,15 +47,25 @@ def require_inside(settings: BaseModel, environment: Mapping[str, str] | None = 
     if not patterns:
         return
     for who, address, advice in _addresses(settings, environment):
-        host = urlsplit(address).hostname or ""
-        if host not in _THIS_MACHINE and not any(fnmatch(host, pattern) for pattern in patterns):
+        host = _host(address, environment)
+        if host not in _THIS_MACHINE and not any(fnmatch(host, pattern.lower()) for pattern in patterns):
             raise UserError(f"{who} is outside ({host}), and {VARIABLE} lets in {', '.join(patterns)} alone: {advice}")
+
+
+def _host(address: str, environment: Mapping[str, str]) -> str:
+    """Who is talked to. A bucket of S3's is on the store that its location or the environment names."""
+    parts = urlsplit(address)
+    if parts.scheme.lower() != "s3":
+        return parts.hostname or address
+    told = parse_qs(parts.query).get("endpoint_override", [""])[0]
+    store = told or environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or _AWS
+    return urlsplit(store if "://" in store else f"//{store}").hostname or store
 
 
 def _addresses(settings: BaseModel, environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """Whom we would talk to: what says so, the address, and what to do instead."""
     for name in _ADDRESSES:
-        if "://" in environment.get(name, "") and not environment[name].startswith(("sqlite:", "file:")):
+        if _is_remote(environment.get(name, "")):
             yield name, environment[name], "set it to a server inside"
     if environment.get("HF_HUB_OFFLINE") != "1":
         hub = environment.get("HF_ENDPOINT", _HUB)
@@ -59,8 +75,13 @@ def _addresses(settings: BaseModel, environment: Mapping[str, str]) -> Iterator[
         if path.rpartition(".")[2] == "wandb_project" and not offline:
             wandb = environment.get("WANDB_BASE_URL", _WANDB)
             yield path, wandb, "leave it out, or set WANDB_BASE_URL to a server of your own, or WANDB_MODE=offline"
-        elif value.startswith("s3://"):
-            store = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or f"https://{_AWS}"
-            yield path, store, "set AWS_ENDPOINT_URL to a store inside"
-        elif value.startswith(("http://", "https://", "grpc://")):
-            yield path, value, "name a server inside"
+        elif _is_remote(value):
+            advice = (
+                "set AWS_ENDPOINT_URL to a store inside" if value.lower().startswith("s3:") else "name a server inside"
+            )
+            yield path, value, advice
+
+
+def _is_remote(text: str) -> bool:
+    scheme, sign, _ = text.strip().partition("://")
+    return bool(sign) and scheme.isascii() and scheme.replace("+", "").isalnum() and scheme.lower() not in _LOCAL

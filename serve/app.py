@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from rayapp.asr.context import Context
 from rayapp.errors import UserError
+from rayapp.inside import require_inside
 from rayapp.tracking import DEFAULT_HOME
 from serve.api import build_api
 from serve.config import ServeConfig
@@ -139,6 +140,7 @@ def app(settings: dict[str, Any]) -> Application:
     Where it listens is theirs to say: `host` and `port` are not looked at.
     """
     config = ServeConfig.model_validate(settings)
+    require_inside(config)
     if not (config.keys_file or config.allow_anonymous):
         raise UserError(
             "Serve listens where its http_options say, which may be reached from other machines: set keys_file, or "

@@ -49,7 +49,7 @@ def _of_its_name(manifest: Manifest) -> Iterator[Problem]:
 def _of_a_job(manifest: Manifest) -> Iterator[Problem]:
     spec = manifest.spec
     shuts_down = spec.get("shutdownAfterJobFinishes", False)
-    queued = _QUEUE_LABEL in manifest.body["metadata"].get("labels", {})
+    queued = _QUEUE_LABEL in (manifest.body["metadata"].get("labels") or {})
     if spec.get("ttlSecondsAfterFinished", 0) and not shuts_down:
         yield manifest.problem("spec.ttlSecondsAfterFinished", "needs shutdownAfterJobFinishes: true")
     if shuts_down and spec.get("deletionStrategy", {}).get("deletionRules"):
@@ -75,7 +75,16 @@ def _of_a_job(manifest: Manifest) -> Iterator[Problem]:
         yield manifest.problem("spec.backoffLimit", f"{spec['backoffLimit']}: InteractiveMode tries once; set 0")
     if mode != "InteractiveMode" and not spec.get("entrypoint"):
         yield manifest.problem("spec.entrypoint", "is missing: there is nothing to run")
-    environment = yaml.safe_load(spec.get("runtimeEnvYAML") or "{}") or {}
+    try:
+        environment = yaml.safe_load(spec.get("runtimeEnvYAML") or "{}") or {}
+    except yaml.YAMLError as error:
+        yield manifest.problem("spec.runtimeEnvYAML", f"is not valid YAML: {error}")
+        return
+    if not isinstance(environment, Mapping):
+        yield manifest.problem(
+            "spec.runtimeEnvYAML", f"must hold keys and values; it holds a {type(environment).__name__}"
+        )
+        return
     folder = environment.get("working_dir", "")
     if folder and not re.match(r"(https|s3|gs)://", folder):
         what = f"{folder!r} is a folder of nobody's: give a remote URI, or leave it out and use the image's"
@@ -176,8 +185,9 @@ def _of_a_ray_pod(pod: Pod) -> Iterator[Problem]:
     if not containers[0]["name"].startswith("ray"):
         what = f"{containers[0]['name']}: KubeRay starts Ray in the first container; put that of Ray first"
         yield pod.problem("containers[0].name", what)
-    resources = containers[0].get("resources", {})
-    asked, most = resources.get("requests", {}), resources.get("limits", {})
+    resources = containers[0].get("resources") or {}
+    most = resources.get("limits", {})
+    asked = {**most, **resources.get("requests", {})}
     for name in ("memory", "nvidia.com/gpu"):
         if asked.get(name) != most.get(name):
             what = (

@@ -74,7 +74,7 @@ class Pod:
 
     @property
     def labels(self) -> dict[str, str]:
-        return {**(self.template.get("metadata") or {}).get("labels", {}), **self.added_labels}
+        return {**((self.template.get("metadata") or {}).get("labels") or {}), **self.added_labels}
 
     @property
     def spec(self) -> Mapping[str, Any]:

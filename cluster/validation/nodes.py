@@ -79,7 +79,7 @@ def problems(overlay: Overlay, programs: list[Program], not_checked: Counter[str
     if pools:
         yield from _of_pools(overlay, pools)
         for pod in overlay.pods():
-            yield from _of_a_pod(pod, overlay, pools)
+            yield from _of_a_pod(pod, overlay, pools, not_checked)
     else:
         not_checked[f"whether pods fit their nodes: {overlay.name} has no NodePools"] += 1
     for program in programs:
@@ -101,7 +101,9 @@ def _of_pools(overlay: Overlay, pools: Mapping[str, Manifest]) -> Iterator[Probl
             yield pool.problem("spec.template.spec.nodeClassRef", what)
 
 
-def _of_a_pod(pod: Pod, overlay: Overlay, pools: Mapping[str, Manifest]) -> Iterator[Problem]:
+def _of_a_pod(
+    pod: Pod, overlay: Overlay, pools: Mapping[str, Manifest], not_checked: Counter[str]
+) -> Iterator[Problem]:
     wanted = pod.spec.get("nodeSelector", {}).get(_POOL)
     asked = _asked(pod)
     if wanted is None:
@@ -116,6 +118,9 @@ def _of_a_pod(pod: Pod, overlay: Overlay, pools: Mapping[str, Manifest]) -> Iter
         if not any(_tolerates(toleration, taint) for toleration in pod.spec.get("tolerations", [])):
             what = f"nodes of {wanted} have the taint {taint['key']}:{taint['effect']}, which the pod does not tolerate"
             yield pod.problem("tolerations", what)
+    if not _instance_types(pool):
+        not_checked[f"whether pods fit the nodes of {wanted}: it names no instance types"] += 1
+        return
     fits = [name for name in _instance_types(pool) if name in INSTANCE_TYPES and _fits(asked, name, pool, overlay)]
     if not fits:
         shown = ", ".join(f"{key} {value:g}" for key, value in _readable(asked).items())
@@ -126,7 +131,11 @@ def _of_a_pod(pod: Pod, overlay: Overlay, pools: Mapping[str, Manifest]) -> Iter
 
 def _of_a_program(program: Program, overlay: Overlay, pools: Mapping[str, Manifest]) -> Iterator[Problem]:
     groups = [pod for pod in pods_of(program.manifest) if pod.added_labels.get("ray.io/node-type") == "worker"]
-    views = [_RayGroup.of(pod, overlay, pools) for pod in groups]
+    try:
+        views = [_RayGroup.of(pod, overlay, pools) for pod in groups]
+    except ValueError as error:  # in Ray's words
+        yield program.manifest.problem("workerGroupSpecs", str(error).replace("\n", " "))
+        return
     total: dict[str | None, float] = {}
     for demand in gpu_demands(program.settings):
         if not any(view.can_run(demand) for view in views):
@@ -207,7 +216,10 @@ def _group_of(pod: Pod) -> Mapping[str, Any]:
 
 
 def _asked(pod: Pod) -> dict[str, float]:
-    requests = [container.get("resources", {}).get("requests", {}) for container in pod.spec["containers"]]
+    each = [container.get("resources") or {} for container in pod.spec["containers"]]
+    requests = [
+        {**resources.get("limits", {}), **resources.get("requests", {})} for resources in each
+    ]  # as the API does
     return {key: sum(amount(r.get(key, 0)) for r in requests) for key in ("cpu", "memory", _GPU, _EFA)}
 
 
@@ -232,7 +244,12 @@ def _readable(resources: Mapping[str, float]) -> dict[str, float]:
 
 def _instance_types(pool: Manifest) -> list[str]:
     requirements = pool.spec["template"]["spec"].get("requirements", [])
-    return [value for r in requirements if r["key"] == _INSTANCE_TYPE for value in r.get("values", [])]
+    return [
+        value
+        for r in requirements
+        if (r["key"], r["operator"]) == (_INSTANCE_TYPE, "In")
+        for value in r.get("values", [])
+    ]
 
 
 def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:

@@ -70,7 +70,12 @@ def environment_of(pod: Pod, overlay: Overlay) -> dict[str, str]:
 
 
 def _of_a_job(manifest: Manifest, overlay: Overlay, readers: Readers) -> StepConfig | None:
-    words = shlex.split(manifest.spec.get("entrypoint", ""))
+    if "clusterSelector" in manifest.spec:  # its pods are somebody else's
+        return None
+    try:
+        words = shlex.split(manifest.spec.get("entrypoint") or "")
+    except ValueError as error:
+        raise UserError(f"`{manifest.spec['entrypoint']}` is no command line: {error}") from None
     command = next((c for c in _COMMANDS if words[: len(c)] == c), None)
     if command is None:
         raise UserError(f"`{shlex.join(words)}` is no command of rayapp's: begin with `python -m rayapp.cli`")
@@ -123,7 +128,8 @@ def _of_a_service(manifest: Manifest, overlay: Overlay, readers: Readers) -> Ste
     head = next(pod for pod in pods_of(manifest) if pod.added_labels)
     settings = None
     for application in values["applications"]:
-        module, _, name = application["import_path"].partition(":")
+        path = application["import_path"]
+        module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
         try:
             found = getattr(import_module(module), name)
         except (ImportError, AttributeError) as error:

@@ -135,7 +135,7 @@ def _of_its_safety(pod: Pod, overlay: Overlay) -> Iterator[Problem]:
     restricted = {
         m.name
         for m in overlay.of_kind("Namespace")
-        if m.body["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce") == "restricted"
+        if (m.body["metadata"].get("labels") or {}).get("pod-security.kubernetes.io/enforce") == "restricted"
     }
     if pod.manifest.namespace not in restricted:
         return
@@ -227,7 +227,7 @@ def _of_others(manifest: Manifest, overlay: Overlay) -> Iterator[Problem]:
             yield manifest.problem(f"{where}.storageClassName", what)
         if (volume := claim.get("volumeName")) and not overlay.has("PersistentVolume", volume, "default"):
             yield manifest.problem(f"{where}.volumeName", f"PersistentVolume {volume} is nowhere in this overlay")
-    queue = manifest.body["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name")
+    queue = (manifest.body["metadata"].get("labels") or {}).get("kueue.x-k8s.io/queue-name")
     if queue and not overlay.has("LocalQueue", queue, manifest.namespace):
         yield manifest.problem(
             "metadata.labels[kueue.x-k8s.io/queue-name]", f"LocalQueue {queue} is nowhere in this overlay"

@@ -37,6 +37,8 @@ def local_command(
 
         from cluster.local import NodeShape, local_cluster
 
+        for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: nodes, which are sessions of their own, would stay
+            signal.signal(ending, signal.default_int_handler)
         with local_cluster(nodes, NodeShape(cpus, gpus, gpu_type)) as started:
             told = {
                 "address": started.url,
@@ -46,7 +48,7 @@ def local_command(
             }
             lines = (
                 f"{nodes} nodes; dashboard {started.url}; Ctrl-C stops them",
-                f"RAY_ADDRESS={started.address} runs a command on them; {started.prometheus_targets} tells Prometheus of them",
+                f"RAY_ADDRESS={started.address} runs a command on them; Prometheus: {started.prometheus_targets}",
             )
             output.result(told, *lines)
             with contextlib.suppress(KeyboardInterrupt):
@@ -78,6 +80,8 @@ def validate_command(
     Example: `rayapp cluster validate eks-prod --crds crds/`
     """
     with command_output(as_json) as output:
+        from rich.markup import escape
+
         from cluster.validation.manifests import open_overlay, overlay_names
         from cluster.validation.schemas import open_schemas
         from cluster.validation.validate import validate
@@ -89,9 +93,9 @@ def validate_command(
             verdict = validate(open_overlay(name), schemas, READERS)
             bad += len(verdict.problems)
             for problem in verdict.problems:
-                output.console.print(f"[red]✗[/red] {problem}", soft_wrap=True)
+                output.console.print(f"[red]✗[/red] {escape(str(problem))}", soft_wrap=True)
             for what, count in verdict.not_checked.items():
-                output.console.print(f"[yellow]not checked[/yellow] {what} ({count})", soft_wrap=True)
+                output.console.print(f"[yellow]not checked[/yellow] {escape(what)} ({count})", soft_wrap=True)
             mark = "[red]✗[/red]" if verdict.problems else "[green]✓[/green]"
             output.console.print(f"{mark} {name}: {verdict.objects} objects, {len(verdict.problems)} problems")
             told[name] = {
@@ -110,8 +114,8 @@ def validate_command(
 def secrets_command() -> None:
     """Print the Secrets that the manifests name, with passwords drawn now.
 
-    HF_TOKEN, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go into them where they are set. Never applied twice: what is
-    there would be locked out of its own database.
+    HF_TOKEN, OBJECT_STORE_ACCESS_KEY_ID and OBJECT_STORE_SECRET_ACCESS_KEY go into them where they are set. Never apply
+    them twice: what is there would be locked out of its own database.
 
     Example: `rayapp cluster secrets | kubectl create -f -`
     """
@@ -120,6 +124,8 @@ def secrets_command() -> None:
 
     import yaml
 
-    from cluster.secrets import draw
+    from cluster.secrets import draw, left_out
 
+    for name, variables in left_out(os.environ).items():
+        print(f"left out: {name}, for want of {' and '.join(variables)}", file=sys.stderr)  # noqa: T201
     yaml.safe_dump_all(draw(os.environ), sys.stdout, sort_keys=False)

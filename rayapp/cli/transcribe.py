@@ -68,11 +68,13 @@ def command(
         from pipelines.transcription.config import TranscriptionConfig
         from pipelines.transcription.transcribe import FAILED, transcribe
         from rayapp.config import checked_config
+        from rayapp.inside import require_inside
         from rayapp.ray_session import ray_session
         from rayapp.storage import join
 
         whole = {"places": places, "output": output_folder, "model": model, **given}
         config = checked_config(TranscriptionConfig, whole)
+        require_inside(config)
         with output.step("transcribe", f"listening to {', '.join(places)}") as progress, ray_session(address):
             outcome = transcribe(config, home, progress)
         told = f"{outcome.transcribed} recordings, {outcome.seconds / 3600:.2f} h, were written down in {output_folder}"

@@ -92,7 +92,7 @@ def three(environment, redis):
 def nodes(three):
     """Two that are there; what a test takes away is replaced after it."""
     yield three
-    for _ in range(3 - len(three.alive())):
+    for _ in range(2 - len(three.nodes)):
         three.add_node()
 
 
@@ -141,20 +141,12 @@ def drain(cluster, node):
     subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_SECONDS)
 
 
-def id_of(cluster, node):
-    """Ray's ID of one of the local cluster's nodes, which are told in the order of their addresses."""
-    workers = sorted(
-        (n for n in cluster.alive() if not n.is_head_node), key=lambda n: n.node_ip.split(".")[-1].zfill(3)
-    )
-    return workers[cluster.nodes.index(node)].node_id
-
-
 def test_a_synthesis_goes_on_where_a_node_is_drained_and_taken_away(nodes, rayapp, tmp_path):
     output = tmp_path / "speech"
     run = rayapp("synthesize", address=nodes.address, output=str(output), **SPEECH)
     until(lambda: len(shards(output)) >= 2)
     leaving = nodes.nodes[0]
-    drain(nodes, id_of(nodes, leaving))
+    drain(nodes, leaving.id)
     notice = time.monotonic()
     until(lambda: time.monotonic() - notice > DEADLINE_SECONDS / 2)
     leaving.kill()
@@ -259,7 +251,7 @@ def test_a_server_loses_a_node_with_notice_and_one_without_and_no_request_fails(
         for notice in (True, False):
             leaving = nodes.nodes[0]
             if notice:
-                drain(nodes, id_of(nodes, leaving))
+                drain(nodes, leaving.id)
                 began = time.monotonic()
                 until(lambda since=began: time.monotonic() - since > DEADLINE_SECONDS)
             leaving.kill()

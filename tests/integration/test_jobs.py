@@ -77,7 +77,7 @@ def test_a_job_that_fails_ends_the_command_as_it_ends_itself_and_is_submitted_an
     ("gpus", "gpu_type", "message"),
     [
         (1, "L40S", "gpus_per_worker: the cluster has no GPU of type L40S; it has A100"),
-        (4, "A100", "gpus_per_worker: a process asks for 4 GPUs, and the cluster has 2"),
+        (4, "A100", "gpus_per_worker: a process asks for 4 GPUs, and no node has more than 1"),
     ],
 )
 def test_gpus_that_the_cluster_has_not_are_said(rayapp, tmp_path, gpus, gpu_type, message):

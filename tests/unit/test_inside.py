@@ -30,6 +30,10 @@ def synthesis(base_url):
         (ServeConfig(), {"MLFLOW_TRACKING_URI": "https://mlflow.example.com"}, "MLFLOW_TRACKING_URI is outside"),
         (ServeConfig(), {"HF_HUB_OFFLINE": "0"}, r"the hub of models is outside \(huggingface\.co\)"),
         (SynthesisConfig(output="s3://speech/made"), {}, r"output is outside \(s3\.amazonaws\.com\)"),
+        (SynthesisConfig(output="S3://speech/made?endpoint_override=evil.com"), {}, r"output is outside \(evil\.com\)"),
+        (SynthesisConfig(output="gs://speech/made"), {}, r"output is outside \(speech\)"),
+        (synthesis("HTTPS://api.OpenAI.com/v1"), {}, r"is outside \(api\.openai\.com\)"),
+        (ServeConfig(), {"MLFLOW_REGISTRY_URI": "https://mlflow.example.com"}, "MLFLOW_REGISTRY_URI is outside"),
     ],
 )
 def test_who_is_outside_is_refused(settings, environment, message):

@@ -4,6 +4,8 @@ import copy
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,35 @@ def test_what_a_crd_does_not_know_is_refused(production, schemas, where, at, val
         pytest.skip("RAYAPP_CRDS names no folder of CustomResourceDefinitions")
     problems = validate(changed(production, **{"in": where, "at": at, "set": value}), schemas, READERS).problems
     assert any(where in problem.where and re.search(why, str(problem)) for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("where", "at", "value"),
+    [
+        ("RayJob training", "spec.rayClusterSpec.workerGroupSpecs.0.template.spec.containers.0.resources.requests", {}),
+        ("RayService serving", "spec.rayClusterConfig.workerGroupSpecs.0.template.metadata.annotations", None),
+        ("NodePool cpu", "spec.template.spec.requirements.1.operator", "NotIn"),
+        ("Deployment mlflow", "metadata.labels", None),
+        ("Deployment gateway", "spec.template.spec.containers.0.resources.requests.cpu", "1e3m"),
+    ],
+)
+def test_what_is_odd_and_good_is_let_be(production, no_schemas, where, at, value):
+    change = {"in": where, "at": at, "set": {} if value is None else value}
+    assert list(map(str, validate(changed(production, **change), no_schemas, READERS).problems)) == []
+
+
+def test_the_command_says_where_in_full(tmp_path):
+    shutil.copytree(OVERLAYS.parent, tmp_path / "manifests")
+    pools = tmp_path / "manifests/components/eks/kustomization.yaml"
+    pools.write_text(
+        pools.read_text().replace("value: {karpenter.sh/nodepool: p4d}", "value: {karpenter.sh/nodepool: p5}")
+    )
+    words = ["cluster", "validate", str(tmp_path / "manifests/overlays/eks-prod")]
+    done = subprocess.run(
+        [sys.executable, "-m", "rayapp.cli", *words], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 2
+    assert "nodeSelector[karpenter.sh/nodepool]: 'p5' is no pool" in done.stderr
 
 
 def test_without_crds_it_says_what_was_not_checked(production, no_schemas):
