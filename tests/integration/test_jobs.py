@@ -95,9 +95,3 @@ def test_a_token_that_is_wrong_is_said(rayapp):
 def test_a_job_that_is_not_there_is_said(rayapp):
     code, _, told = rayapp("jobs", "status", "train-1")
     assert (code, "there is no job 'train-1'" in told) == (2, True)
-
-
-def test_a_job_with_more_gpus_than_the_cluster_has_is_not_submitted(rayapp, tmp_path):
-    (tmp_path / "serve.yaml").write_text("gpus_per_replica: 1\n")
-    code, _, told = rayapp("submit", "--", "serve", "serve.yaml")
-    assert (code, "asks for 1 GPUs, and the cluster has 0" in told) == (2, True)
