@@ -4,19 +4,19 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --no-sync
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV = 0
 
-.PHONY: quickstart test test-units test-integration check install
+.PHONY: quickstart test test-beside test-alone check install
 quickstart: install
 	$(RUN) rayapp quickstart
 
 test: install
 	$(RUN) pytest
 
-# In two halves, for who runs one of them beside something else.
-test-units: install
-	$(RUN) pytest tests/unit rayapp pipelines
+# In two halves, of which the first may run beside something else.
+test-beside: install
+	$(RUN) pytest -m "not alone"
 
-test-integration: install
-	$(RUN) pytest tests/integration
+test-alone: install
+	$(RUN) pytest -m alone
 
 check: install
 	$(RUN) ruff check .

@@ -14,7 +14,7 @@ from rayapp.execution import Group, run_plan
 from rayapp.plan import write_plan
 from rayapp.stage import Resources, Stage
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 SLOTS = {1: 5 * 32, 2: 9 * 32, 4: 17 * 32}
 """Of the plan for so many speakers: some 8 s of work, in bundles that cannot be shared out evenly."""
 

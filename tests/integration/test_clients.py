@@ -28,7 +28,7 @@ from serve.metrics import IngressMetrics
 from serve.models import Catalogue
 from serve.run import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 HERE = Path(__file__).parent
 LITELLM = "litellm[proxy]==1.106.2"

@@ -19,7 +19,7 @@ from pipelines.training.engine import DDPEngine, DeepSpeedEngine, zero_settings
 from pipelines.training.schedule import Schedule
 from rayapp.errors import UserError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 STEPS, SAVED_AFTER = 6, 3
 STAGES = [0, 1, 2, 3]

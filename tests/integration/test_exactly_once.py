@@ -20,7 +20,7 @@ from rayapp.manifest import Manifest
 from rayapp.plan import count_pieces
 from rayapp.storage import join, list_files, open_filesystem
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 _PATIENCE_SECONDS = 300
 
 

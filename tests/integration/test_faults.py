@@ -23,7 +23,7 @@ import yaml
 from cluster.local import NodeShape, local_cluster
 from rayapp.manifest import Manifest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 PATIENCE_SECONDS = 240
 DEADLINE_SECONDS = 10
 SPEECH = {

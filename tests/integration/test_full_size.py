@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 MINUTES = 24
 MINUTES_WITHOUT_BFLOAT16 = 6  # a CPU without AVX-512 takes some half an hour for 24 in bfloat16, and in float32 12 GB

@@ -19,7 +19,7 @@ from rayapp.registry import Registry
 from serve.config import ModelConfig, ServeConfig
 from serve.run import free_port, require_free_port, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rayapp.audio.codec import encode_flac
 from serve.run import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 PATIENCE_SECONDS = 240
 REQUEST_ID = uuid.uuid4().hex

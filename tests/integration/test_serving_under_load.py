@@ -14,7 +14,7 @@ from rayapp.audio.codec import encode_flac
 from serve.config import ModelConfig, ScalingConfig, ServeConfig
 from serve.run import APPLICATION, deploy, free_port, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 PATIENCE_SECONDS = 240
 SCALING = ScalingConfig(max_replicas=3, target_pending_seconds=20, upscale_delay_seconds=0.5, downscale_delay_seconds=3)

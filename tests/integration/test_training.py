@@ -27,7 +27,7 @@ from rayapp.errors import UserError
 from rayapp.manifest import Manifest
 from rayapp.storage import key_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def losses_of(output):
