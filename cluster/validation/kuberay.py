@@ -125,7 +125,7 @@ def _of_a_cluster(manifest: Manifest, path: str, cluster: Mapping[str, Any]) -> 
     if options := cluster.get("gcsFaultToleranceOptions"):
         yield from _of_fault_tolerance(manifest, path, options, head)
     for pod in pods_of(manifest):
-        if pod.added_labels:
+        if pod.ray_role:
             yield from _of_a_ray_pod(pod)
 
 
@@ -198,7 +198,7 @@ def _of_a_ray_pod(pod: Pod) -> Iterator[Problem]:
         yield pod.problem(
             "containers[0].resources.limits.memory", "is missing: Ray would count the whole node's as its own"
         )
-    elif pod.added_labels.get("ray.io/node-type") == "head" and amount(most["memory"]) < _LEAST_HEAD_BYTES:
+    elif pod.ray_role == "head" and amount(most["memory"]) < _LEAST_HEAD_BYTES:
         what = f"{most['memory']}: a head with less than 5Gi dies"
         yield pod.problem("containers[0].resources.limits.memory", what)
     if any(name.startswith("hugepages") for name in most):

@@ -15,6 +15,7 @@ from rayapp.errors import UserError
 
 OVERLAYS = Path(__file__).parent.parent / "manifests" / "overlays"
 _EXPECTED = "expected.yaml"
+_ROLE = "ray.io/node-type"
 _RENDERERS = (("kubectl", "kustomize"), ("kustomize", "build"))
 
 
@@ -71,6 +72,11 @@ class Pod:
     """Most pods of it at a time."""
     added_labels: Mapping[str, str] = field(default_factory=dict)
     """Those that an operator gives them."""
+
+    @property
+    def ray_role(self) -> str | None:
+        """`head` or `worker`; None for pods that are none of Ray's."""
+        return self.added_labels.get(_ROLE)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -141,9 +147,23 @@ def pods_of(manifest: Manifest) -> Iterator[Pod]:
     if found := ray_cluster_of(manifest):
         path, cluster = found
         yield _ray_pod(manifest, f"{path}.headGroupSpec", cluster["headGroupSpec"], "head", 1)
+        scales = cluster.get("enableInTreeAutoscaling", False)
         for number, group in enumerate(cluster.get("workerGroupSpecs", [])):
-            count = group.get("maxReplicas", group.get("replicas", 1)) * group.get("numOfHosts", 1)
+            replicas = group.get("replicas", group.get("minReplicas", 0))
+            count = (group.get("maxReplicas", replicas) if scales else replicas) * group.get("numOfHosts", 1)
             yield _ray_pod(manifest, f"{path}.workerGroupSpecs[{number}]", group, "worker", count)
+
+
+def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Whether a label selector of Kubernetes' chooses what has these labels; one that says nothing chooses all.
+
+    >>> selects({"matchLabels": {"app": "a"}}, {"app": "a", "part": "b"})
+    True
+    >>> selects({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["a"]}]}, {"app": "a"})
+    False
+    """
+    exact = all(labels.get(key) == value for key, value in (selector.get("matchLabels") or {}).items())
+    return exact and all(_meets(expression, labels) for expression in selector.get("matchExpressions") or [])
 
 
 def ray_cluster_of(manifest: Manifest) -> tuple[str, Mapping[str, Any]] | None:
@@ -154,8 +174,21 @@ def ray_cluster_of(manifest: Manifest) -> tuple[str, Mapping[str, Any]] | None:
     return (f"spec.{key}", manifest.spec[key]) if key else ("spec", manifest.spec)
 
 
+def _meets(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    key, values = expression["key"], expression.get("values") or []
+    match expression["operator"]:
+        case "In":
+            return labels.get(key) in values
+        case "NotIn":
+            return labels.get(key) not in values
+        case "Exists":
+            return key in labels
+        case _:
+            return key not in labels
+
+
 def _ray_pod(manifest: Manifest, path: str, group: Mapping[str, Any], role: str, count: int) -> Pod:
-    return Pod(manifest, f"{path}.template", group["template"], count, {"ray.io/node-type": role})
+    return Pod(manifest, f"{path}.template", group["template"], count, {_ROLE: role})
 
 
 def _is_built(file: Path) -> bool:

@@ -9,16 +9,18 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from cluster.validation.manifests import Manifest, Overlay, Pod, Problem, pods_of
 from cluster.validation.programs import Program
-from cluster.validation.quantities import amount
+from cluster.validation.quantities import requests_of
 from rayapp.gpus import GpuDemand, gpu_demands
 
 _GPU = "nvidia.com/gpu"
 _EFA = "vpc.amazonaws.com/efa"
 _POOL = "karpenter.sh/nodepool"
+_STAYS = "karpenter.sh/do-not-disrupt"
 _INSTANCE_TYPE = "node.kubernetes.io/instance-type"
 _PRODUCT = "nvidia.com/gpu.product"
 """A label of nodes, from NVIDIA's device plugin, such as `NVIDIA-A100-SXM4-40GB`."""
@@ -79,6 +81,8 @@ def problems(overlay: Overlay, programs: list[Program], not_checked: Counter[str
     if pools:
         yield from _of_pools(overlay, pools)
         for pod in overlay.pods():
+            if pod.ray_role == "head" and not _cluster_of(pod).get("gcsFaultToleranceOptions"):
+                yield from _of_a_lone_head(pod)
             yield from _of_a_pod(pod, overlay, pools, not_checked)
     else:
         not_checked[f"whether pods fit their nodes: {overlay.name} has no NodePools"] += 1
@@ -101,11 +105,17 @@ def _of_pools(overlay: Overlay, pools: Mapping[str, Manifest]) -> Iterator[Probl
             yield pool.problem("spec.template.spec.nodeClassRef", what)
 
 
+def _of_a_lone_head(pod: Pod) -> Iterator[Problem]:
+    if ((pod.template.get("metadata") or {}).get("annotations") or {}).get(_STAYS) != "true":
+        what = f'must have {_STAYS}: "true": Karpenter moves pods to save nodes, and all that runs goes with this one'
+        yield pod.manifest.problem(f"{pod.path}.metadata.annotations", what)
+
+
 def _of_a_pod(
     pod: Pod, overlay: Overlay, pools: Mapping[str, Manifest], not_checked: Counter[str]
 ) -> Iterator[Problem]:
     wanted = pod.spec.get("nodeSelector", {}).get(_POOL)
-    asked = _asked(pod)
+    asked = requests_of(pod.spec)
     if wanted is None:
         if asked[_GPU]:
             yield pod.problem("nodeSelector", f"asks for a GPU and for no pool: set {_POOL}, one of {', '.join(pools)}")
@@ -130,14 +140,14 @@ def _of_a_pod(
 
 
 def _of_a_program(program: Program, overlay: Overlay, pools: Mapping[str, Manifest]) -> Iterator[Problem]:
-    groups = [pod for pod in pods_of(program.manifest) if pod.added_labels.get("ray.io/node-type") == "worker"]
+    groups = [pod for pod in pods_of(program.manifest) if pod.ray_role == "worker"]
     try:
         views = [_RayGroup.of(pod, overlay, pools) for pod in groups]
     except ValueError as error:  # in Ray's words
         yield program.manifest.problem("workerGroupSpecs", str(error).replace("\n", " "))
         return
     total: dict[str | None, float] = {}
-    for demand in gpu_demands(program.settings):
+    for demand in chain.from_iterable(map(gpu_demands, program.settings)):
         if not any(view.can_run(demand) for view in views):
             offered = "; ".join(str(view) for view in views) or "no groups of workers"
             kind = f" of type {demand.gpu_type}" if demand.gpu_type else ""
@@ -215,17 +225,9 @@ def _group_of(pod: Pod) -> Mapping[str, Any]:
     return next(group for group in groups if group["template"] is pod.template)
 
 
-def _asked(pod: Pod) -> dict[str, float]:
-    each = [container.get("resources") or {} for container in pod.spec["containers"]]
-    requests = [
-        {**resources.get("limits", {}), **resources.get("requests", {})} for resources in each
-    ]  # as the API does
-    return {key: sum(amount(r.get(key, 0)) for r in requests) for key in ("cpu", "memory", _GPU, _EFA)}
-
-
 def _fits(asked: Mapping[str, float], instance_type: str, pool: Manifest, overlay: Overlay) -> bool:
     room = _room(instance_type, pool, overlay)
-    return all(asked[key] <= room[key] for key in asked)
+    return all(asked[key] <= room[key] for key in room)
 
 
 def _room(instance_type: str, pool: Manifest, overlay: Overlay) -> dict[str, float]:

@@ -37,7 +37,8 @@ class Program:
 
     manifest: Manifest
     field: str
-    settings: StepConfig
+    settings: Sequence[StepConfig]
+    """Of a job's command, or of each of our applications."""
 
 
 def read_programs(overlay: Overlay, readers: Readers) -> tuple[list[Program], list[Problem]]:
@@ -51,7 +52,7 @@ def read_programs(overlay: Overlay, readers: Readers) -> tuple[list[Program], li
         except UserError as error:
             problems.append(manifest.problem(field, str(error)))
             continue
-        if settings is not None:
+        if settings:
             programs.append(Program(manifest, field, settings))
     return programs, problems
 
@@ -69,9 +70,9 @@ def environment_of(pod: Pod, overlay: Overlay) -> dict[str, str]:
     return found
 
 
-def _of_a_job(manifest: Manifest, overlay: Overlay, readers: Readers) -> StepConfig | None:
+def _of_a_job(manifest: Manifest, overlay: Overlay, readers: Readers) -> list[StepConfig]:
     if "clusterSelector" in manifest.spec:  # its pods are somebody else's
-        return None
+        return []
     try:
         words = shlex.split(manifest.spec.get("entrypoint") or "")
     except ValueError as error:
@@ -79,17 +80,18 @@ def _of_a_job(manifest: Manifest, overlay: Overlay, readers: Readers) -> StepCon
     command = next((c for c in _COMMANDS if words[: len(c)] == c), None)
     if command is None:
         raise UserError(f"`{shlex.join(words)}` is no command of rayapp's: begin with `python -m rayapp.cli`")
-    head = next(pod for pod in pods_of(manifest) if pod.added_labels)
+    head = next(pod for pod in pods_of(manifest) if pod.ray_role == "head")
     with tempfile.TemporaryDirectory() as folder:
         files = _mounted_files(head, overlay, Path(folder))
         ours = [str(files.get(word, _in_image(word))) for word in words[len(command) :]]
         try:
-            return readers.entrypoint(ours, environment_of(head, overlay))
+            settings = readers.entrypoint(ours, environment_of(head, overlay))
         except UserError as error:
             told = str(error)
             for path, file in files.items():
                 told = told.replace(str(file), path)
             raise UserError(told) from None
+    return [settings] if settings else []
 
 
 def _in_image(word: str) -> str:
@@ -112,7 +114,7 @@ def _mounted_files(pod: Pod, overlay: Overlay, folder: Path) -> dict[str, Path]:
     return files
 
 
-def _of_a_service(manifest: Manifest, overlay: Overlay, readers: Readers) -> StepConfig | None:
+def _of_a_service(manifest: Manifest, overlay: Overlay, readers: Readers) -> list[StepConfig]:
     from ray.serve.schema import ServeDeploySchema
 
     try:
@@ -125,8 +127,8 @@ def _of_a_service(manifest: Manifest, overlay: Overlay, readers: Readers) -> Ste
         ServeDeploySchema.model_validate(values)
     except ValidationError as error:
         raise UserError(f"Ray Serve refuses it: {error}") from None
-    head = next(pod for pod in pods_of(manifest) if pod.added_labels)
-    settings = None
+    head = next(pod for pod in pods_of(manifest) if pod.ray_role == "head")
+    settings = []
     for application in values["applications"]:
         path = application["import_path"]
         module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
@@ -135,7 +137,7 @@ def _of_a_service(manifest: Manifest, overlay: Overlay, readers: Readers) -> Ste
         except (ImportError, AttributeError) as error:
             raise UserError(f"import_path {application['import_path']!r} cannot be imported: {error}") from None
         if found.__module__.partition(".")[0] == "serve":
-            settings = readers.application(application.get("args", {}), environment_of(head, overlay))
+            settings.append(readers.application(application.get("args", {}), environment_of(head, overlay)))
     return settings
 
 

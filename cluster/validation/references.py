@@ -6,14 +6,15 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from cluster.secrets import SECRETS
-from cluster.validation.manifests import Manifest, Overlay, Pod, Problem
+from cluster.validation.manifests import Manifest, Overlay, Pod, Problem, selects
+from cluster.validation.services import Service, addresses_in, services_of
 from rayapp.nested import texts_in
 
 _BAKE = Path(__file__).parent.parent / "images/docker-bake.hcl"
 _OURS = re.compile(r"(?:.*/)?rayapp/([\w-]+)")
-_LOCAL_URL = re.compile(r"\b[a-z][a-z0-9+]*://(?:[^@/\s\"']*@)?([a-z][a-z0-9-]*)(\.[a-z0-9.-]+)?:(\d+)")
 _SETTINGS = Path(__file__).parent.parent / "manifests/overlays/eks-prod/settings/settings.env"
 _OWN_METRIC = re.compile(r"\bray_(rayapp_\w+)")
 _METRIC_SUFFIXES = ("_bucket", "_sum", "_count", "_total")
@@ -23,16 +24,17 @@ _PROJECT = Path(__file__).parent.parent.parent
 
 
 def problems(overlay: Overlay) -> Iterator[Problem]:
-    metrics = own_metrics()
+    metrics, services = own_metrics(), services_of(overlay)
+    yield from _of_doubles(overlay)
     for pod in overlay.pods():
         yield from _of_images(pod)
         yield from _of_volumes(pod, overlay)
         yield from _of_variables(pod, overlay)
         yield from _of_its_account(pod, overlay)
-        yield from _of_its_safety(pod, overlay)
     for manifest in overlay.manifests:
         yield from _of_selectors(manifest, overlay)
-        yield from _of_urls(manifest, overlay)
+        yield from _of_addresses(manifest, services)
+        yield from _of_placeholders(manifest)
         yield from _of_metrics(manifest, metrics)
         yield from _of_others(manifest, overlay)
 
@@ -42,6 +44,15 @@ def own_metrics() -> frozenset[str]:
     files = [file for package in _PACKAGES for file in (_PROJECT / package).rglob("metrics.py")]
     sources = [file.read_text() for file in files]
     return frozenset(name for source in sources for name in re.findall(r'"(rayapp_\w+)"', source))
+
+
+def _of_doubles(overlay: Overlay) -> Iterator[Problem]:
+    """Of two objects of one name, that which is applied last is there."""
+    seen: dict[tuple[str, str, str], Manifest] = {}
+    for manifest in overlay.manifests:
+        first = seen.setdefault((manifest.kind, manifest.namespace, manifest.name), manifest)
+        if first is not manifest:
+            yield manifest.problem("metadata.name", f"is in {first.part}, too: whichever is applied last is there")
 
 
 def _of_images(pod: Pod) -> Iterator[Problem]:
@@ -108,9 +119,7 @@ def _of_variables(pod: Pod, overlay: Overlay) -> Iterator[Problem]:
             if name := source.get("secretRef", {}).get("name"):
                 yield from _of_a_secret(pod, where, name, None)
     options = pod.manifest.spec.get("rayClusterConfig", {}).get("gcsFaultToleranceOptions", {})
-    if pod.added_labels.get("ray.io/node-type") == "head" and (
-        secret := options.get("redisPassword", {}).get("valueFrom", {}).get("secretKeyRef")
-    ):
+    if pod.ray_role == "head" and (secret := options.get("redisPassword", {}).get("valueFrom", {}).get("secretKeyRef")):
         yield from _of_a_secret(pod, "gcsFaultToleranceOptions.redisPassword", secret["name"], secret["key"])
 
 
@@ -130,52 +139,32 @@ def _of_its_account(pod: Pod, overlay: Overlay) -> Iterator[Problem]:
         yield pod.problem("serviceAccountName", f"{account} is nowhere in this overlay; there are {', '.join(known)}")
 
 
-def _of_its_safety(pod: Pod, overlay: Overlay) -> Iterator[Problem]:
-    """What the namespace's pod security would refuse when the pod is made, hours after the manifest was applied."""
-    restricted = {
-        m.name
-        for m in overlay.of_kind("Namespace")
-        if (m.body["metadata"].get("labels") or {}).get("pod-security.kubernetes.io/enforce") == "restricted"
-    }
-    if pod.manifest.namespace not in restricted:
-        return
-    of_pod = pod.spec.get("securityContext", {})
-    if not of_pod.get("runAsNonRoot"):
-        yield pod.problem("securityContext.runAsNonRoot", "must be true in a restricted namespace")
-    if of_pod.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"):
-        yield pod.problem("securityContext.seccompProfile", "must be RuntimeDefault in a restricted namespace")
-    for number, container in enumerate(pod.containers):
-        own = container.get("securityContext", {})
-        if own.get("allowPrivilegeEscalation") is not False or own.get("capabilities", {}).get("drop") != ["ALL"]:
-            what = "must have allowPrivilegeEscalation: false and capabilities: {drop: [ALL]} in a restricted namespace"
-            yield pod.problem(f"containers[{number}].securityContext", what)
-    for number, volume in enumerate(pod.spec.get("volumes", [])):
-        if "hostPath" in volume:
-            yield pod.problem(f"volumes[{number}].hostPath", "is refused in a restricted namespace")
-
-
 def _of_selectors(manifest: Manifest, overlay: Overlay) -> Iterator[Problem]:
     """Services, budgets, policies and monitors that choose nobody, and ports that those whom they choose have not."""
     spec = manifest.spec
+    ports: list[str | int] = []
     match manifest.kind:
         case "Service":
-            labels, ports = spec.get("selector"), [p.get("targetPort", p["port"]) for p in spec.get("ports", [])]
-        case "PodDisruptionBudget" | "PodMonitor":
-            labels, ports = (
-                spec["selector"].get("matchLabels"),
-                [p["port"] for p in spec.get("podMetricsEndpoints", [])],
-            )
+            selector = {"matchLabels": spec.get("selector")}
+            ports = [p.get("targetPort", p["port"]) for p in spec.get("ports", [])]
+        case "PodDisruptionBudget":
+            selector = spec.get("selector") or {}
+        case "PodMonitor":
+            selector = spec["selector"]
+            ports = [p["port"] for p in spec.get("podMetricsEndpoints", [])]
         case "NetworkPolicy":
-            labels, ports = spec["podSelector"].get("matchLabels"), []
+            selector = spec.get("podSelector") or {}
         case _:
             return
-    if not labels:
+    if not any(selector.values()):
         return
-    chosen = [pod for pod in overlay.pods() if pod.manifest.namespace == manifest.namespace and _has(pod, labels)]
+    here = [pod for pod in overlay.pods() if pod.manifest.namespace == manifest.namespace]
+    chosen = [pod for pod in here if selects(selector, pod.labels)]
     if not chosen:
-        shown = ", ".join(f"{key}={value}" for key, value in labels.items())
-        yield manifest.problem("spec.selector", f"no pod of this overlay has {shown}")
+        yield manifest.problem("spec.selector", f"no pod of this overlay has {_shown(selector)}")
         return
+    if manifest.kind == "PodDisruptionBudget" and any(pod.ray_role for pod in chosen):
+        yield from _of_a_budget_of_ray(manifest)
     known = {port for pod in chosen for port in _ports(pod)}
     for port in ports:
         if port not in known:
@@ -183,23 +172,34 @@ def _of_selectors(manifest: Manifest, overlay: Overlay) -> Iterator[Problem]:
             yield manifest.problem("spec.ports", what)
 
 
-def _of_urls(manifest: Manifest, overlay: Overlay) -> Iterator[Problem]:
-    """Addresses without dots are those of Services in the namespace."""
-    services = {m.name: {p["port"] for p in m.spec.get("ports", [])} for m in overlay.of_kind("Service")}
-    services |= {f"{m.name}-serve-svc": {8000} for m in overlay.of_kind("RayService")}
-    services |= {f"{m.name}-head-svc": {6379, 8265, 10001} for m in overlay.of_kind("RayCluster", "RayService")}
+def _of_a_budget_of_ray(manifest: Manifest) -> Iterator[Problem]:
+    """An operator's pods have no scale that Kubernetes could ask for: all others' shares are of nothing."""
+    if not isinstance(manifest.spec.get("minAvailable"), int):
+        told = ", ".join(f"{key} {value}" for key, value in manifest.spec.items() if key != "selector")
+        what = (
+            f"{told}: for pods that KubeRay makes, Kubernetes takes a whole number for minAvailable, and nothing else"
+        )
+        yield manifest.problem("spec.minAvailable", what)
+
+
+def _shown(selector: Mapping[str, Any]) -> str:
+    exact = [f"{key}={value}" for key, value in (selector.get("matchLabels") or {}).items()]
+    return ", ".join([*exact, *map(str, selector.get("matchExpressions") or [])])
+
+
+def _of_addresses(manifest: Manifest, services: Mapping[tuple[str, str], Service]) -> Iterator[Problem]:
+    here = {name: service for (namespace, name), service in services.items() if namespace == manifest.namespace}
+    for path, host, port in addresses_in(manifest.body):
+        if host not in here:
+            yield manifest.problem(path, f"{host}:{port}: no Service is called {host}; there are {', '.join(here)}")
+        elif port not in here[host].ports and not here[host].elsewhere:
+            what = f"{host}:{port}: the Service {host} has {', '.join(map(str, sorted(here[host].ports)))}"
+            yield manifest.problem(path, what)
+
+
+def _of_placeholders(manifest: Manifest) -> Iterator[Problem]:
     placeholders = re.findall(r"^(\w+)=", _SETTINGS.read_text(), re.MULTILINE)
     for path, text in texts_in(manifest.body):
-        for host, domain, port in _LOCAL_URL.findall(text):
-            if domain or host == "localhost":
-                continue
-            if host not in services:
-                yield manifest.problem(
-                    path, f"{host}:{port}: no Service is called {host}; there are {', '.join(services)}"
-                )
-            elif int(port) not in services[host]:
-                what = f"{host}:{port}: the Service {host} has {', '.join(map(str, sorted(services[host])))}"
-                yield manifest.problem(path, what)
         if text in placeholders:
             yield manifest.problem(path, f"{text} is a placeholder that no settings.env has filled")
 
@@ -227,24 +227,6 @@ def _of_others(manifest: Manifest, overlay: Overlay) -> Iterator[Problem]:
             yield manifest.problem(f"{where}.storageClassName", what)
         if (volume := claim.get("volumeName")) and not overlay.has("PersistentVolume", volume, "default"):
             yield manifest.problem(f"{where}.volumeName", f"PersistentVolume {volume} is nowhere in this overlay")
-    queue = (manifest.body["metadata"].get("labels") or {}).get("kueue.x-k8s.io/queue-name")
-    if queue and not overlay.has("LocalQueue", queue, manifest.namespace):
-        yield manifest.problem(
-            "metadata.labels[kueue.x-k8s.io/queue-name]", f"LocalQueue {queue} is nowhere in this overlay"
-        )
-    if manifest.kind == "LocalQueue" and not overlay.has("ClusterQueue", spec["clusterQueue"], "default"):
-        yield manifest.problem("spec.clusterQueue", f"{spec['clusterQueue']} is nowhere in this overlay")
-    if manifest.kind == "ClusterQueue":
-        for group in spec.get("resourceGroups", []):
-            for flavor in group["flavors"]:
-                if not overlay.has("ResourceFlavor", flavor["name"], "default"):
-                    yield manifest.problem(
-                        "spec.resourceGroups", f"ResourceFlavor {flavor['name']} is nowhere in this overlay"
-                    )
-
-
-def _has(pod: Pod, labels: Mapping[str, str]) -> bool:
-    return all(pod.labels.get(key) == value for key, value in labels.items())
 
 
 def _ports(pod: Pod) -> Iterator[str | int]:

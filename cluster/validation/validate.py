@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.validation import kuberay, nodes, references
+from cluster.validation import kuberay, nodes, policies, queues, references, safety
 from cluster.validation.manifests import Overlay, Problem
 from cluster.validation.programs import Readers, read_programs
 from cluster.validation.schemas import Schemas
@@ -30,5 +30,8 @@ def validate(overlay: Overlay, schemas: Schemas, readers: Readers) -> Verdict:
         programs, problems = read_programs(overlay, readers)
         problems += [problem for manifest in overlay.manifests for problem in kuberay.problems(manifest)]
         problems += references.problems(overlay)
+        problems += safety.problems(overlay)
+        problems += policies.problems(overlay)
+        problems += queues.problems(overlay, not_checked)
         problems += nodes.problems(overlay, programs, not_checked)
     return Verdict(len(overlay.manifests), problems, not_checked)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.secrets import SECRETS, draw
 from cluster.validation.manifests import OVERLAYS, Manifest, Overlay, open_overlay, overlay_names
 from cluster.validation.schemas import open_schemas
 from cluster.validation.validate import validate
@@ -69,7 +68,7 @@ MISTAKES = yaml.safe_load((Path(__file__).parent / "mistakes.yaml").read_text())
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_refused_with_where_and_why(production, no_schemas, mistake):
-    told = list(map(str, validate(changed(production, **mistake["change"]), no_schemas, READERS).problems))
+    told = told_of(changed(production, **mistake["change"]), no_schemas)
     assert any(mistake["where"] in problem and re.search(mistake["why"], problem) for problem in told), told
     assert all(problem.startswith("eks-prod/") for problem in told)
 
@@ -104,7 +103,51 @@ def test_what_a_crd_does_not_know_is_refused(production, schemas, where, at, val
 )
 def test_what_is_odd_and_good_is_let_be(production, no_schemas, where, at, value):
     change = {"in": where, "at": at, "set": {} if value is None else value}
-    assert list(map(str, validate(changed(production, **change), no_schemas, READERS).problems)) == []
+    assert told_of(changed(production, **change), no_schemas) == []
+
+
+def told_of(overlay, schemas):
+    return list(map(str, validate(overlay, schemas, READERS).problems))
+
+
+def test_an_object_in_two_parts_is_told_with_both(production, no_schemas):
+    (mlflow,) = (m for m in production.of_kind("Service") if m.name == "mlflow")
+    twice = [*production.manifests, Manifest("eks-prod/serving", mlflow.body)]
+    told = told_of(Overlay(production.name, twice, production.expected), no_schemas)
+    assert any("eks-prod/serving: Service mlflow" in p and "is in eks-prod/platform, too" in p for p in told), told
+
+
+def test_all_applications_of_a_service_need_their_gpus(production, no_schemas):
+    (serving,) = production.of_kind("RayService")
+    config = yaml.safe_load(serving.spec["serveConfigV2"])
+    first = config["applications"][0]
+    config["applications"] += [{**first, "name": n, "route_prefix": f"/{n}"} for n in ("second", "third")]
+    told = told_of(
+        changed(production, **{"in": "RayService serving", "at": "spec.serveConfigV2", "set": yaml.safe_dump(config)}),
+        no_schemas,
+    )
+    assert any("ask for 15 GPUs of type L40S, and its groups grow to 10" in problem for problem in told), told
+
+
+def test_a_container_may_say_for_itself_that_it_is_nobody(production, no_schemas):
+    own = {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    spec = "spec.template.spec"
+    overlay = changed(
+        production, **{"in": "Deployment mlflow", "at": f"{spec}.containers.0.securityContext", "set": own}
+    )
+    overlay = changed(overlay, **{"in": "Deployment mlflow", "at": f"{spec}.securityContext", "set": {}})
+    assert told_of(overlay, no_schemas) == []
+
+
+def test_a_database_may_be_elsewhere(production, no_schemas):
+    elsewhere = {"type": "ExternalName", "externalName": "rayapp.rds.example.com"}
+    overlay = changed(production, **{"in": "Service postgres", "at": "spec", "set": elsewhere})
+    assert told_of(overlay, no_schemas) == []
 
 
 def test_the_command_says_where_in_full(tmp_path):
@@ -137,17 +180,3 @@ def test_a_patch_that_fits_nowhere_is_said(tmp_path):
 def test_an_overlay_that_is_not_known_is_said_with_those_that_are():
     with pytest.raises(UserError, match="no overlay 'eks-production'; known: airgapped, eks-dev, eks-prod, local"):
         open_overlay("eks-production")
-
-
-def test_secrets_are_drawn_anew_and_the_gateway_knows_the_key_that_the_server_takes():
-    import hashlib
-
-    first, second = draw({"HF_TOKEN": "hf_x"}), draw({})
-    values = {secret["metadata"]["name"]: secret["stringData"] for secret in first}
-    assert {name: tuple(data) for name, data in values.items()} == {
-        name: keys for name, keys in SECRETS.items() if name != "object-store"
-    }
-    assert values["postgres"] != second[0]["stringData"]
-    assert values["huggingface"] == {"token": "hf_x"}
-    (entry,) = yaml.safe_load(values["serving-keys"]["keys.yaml"])
-    assert entry["sha256"] == hashlib.sha256(values["gateway"]["serving-key"].encode()).hexdigest()

@@ -1,0 +1,63 @@
+"""Who is found by which name, and who asks for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.validation.manifests import Manifest, Overlay, Pod, pods_of, selects
+from rayapp.nested import texts_in
+
+_URL = re.compile(r"\b[a-z][a-z0-9+]*://(?:[^@/\s\"']*@)?([a-z][a-z0-9-]*)(\.[a-z0-9.-]+)?:(\d+)")
+_HEAD_PORTS = (6379, 8265, 10001)
+_SERVE_PORT = 8000
+_REDIS = "gcsFaultToleranceOptions.redisAddress"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A Service of the overlay, or one that KubeRay makes."""
+
+    name: str
+    namespace: str
+    ports: Mapping[int, str | int]
+    """Port of the Service → port of its pods."""
+    pods: Sequence[Pod]
+    elsewhere: bool = False
+    """The name of a server outside, whose ports are its own affair."""
+
+
+def services_of(overlay: Overlay) -> dict[tuple[str, str], Service]:
+    """By namespace and name."""
+    found = [_of_a_manifest(manifest, overlay) for manifest in overlay.of_kind("Service")]
+    for manifest in overlay.of_kind("RayCluster", "RayService"):
+        pods = list(pods_of(manifest))
+        heads = [pod for pod in pods if pod.ray_role == "head"]
+        found.append(Service(f"{manifest.name}-head-svc", manifest.namespace, _same(_HEAD_PORTS), heads))
+        if manifest.kind == "RayService":
+            found.append(Service(f"{manifest.name}-serve-svc", manifest.namespace, _same([_SERVE_PORT]), pods))
+    return {(service.namespace, service.name): service for service in found}
+
+
+def addresses_in(value: Any) -> Iterator[tuple[str, str, int]]:
+    """Path, host and port of all that names a Service in its own namespace: whose host has no dots."""
+    for path, text in texts_in(value):
+        url = f"redis://{text}" if path.endswith(_REDIS) and "://" not in text else text
+        for host, domain, port in _URL.findall(url):
+            if not domain and host != "localhost":
+                yield path, host, int(port)
+
+
+def _of_a_manifest(manifest: Manifest, overlay: Overlay) -> Service:
+    spec = manifest.spec
+    ports = {port["port"]: port.get("targetPort", port["port"]) for port in spec.get("ports", [])}
+    chosen = {"matchLabels": spec.get("selector") or {}}
+    pods = [p for p in overlay.pods() if p.manifest.namespace == manifest.namespace and selects(chosen, p.labels)]
+    elsewhere = spec.get("type") == "ExternalName"
+    return Service(manifest.name, manifest.namespace, ports, pods if spec.get("selector") else [], elsewhere)
+
+
+def _same(ports: Sequence[int]) -> dict[int, str | int]:
+    return {port: port for port in ports}
