@@ -81,7 +81,10 @@ class LocalNode:
         import psutil
 
         with contextlib.suppress(psutil.NoSuchProcess):
-            for process in [*psutil.Process(self._process.pid).children(recursive=True), self._process]:
+            ours = psutil.Process(self._process.pid).children(recursive=True)
+            # A child whose parent has died is nobody's child, and stays in the session that it was born in.
+            ours += [process for process in psutil.process_iter() if _session(process.pid) == self._process.pid]
+            for process in {*ours, psutil.Process(self._process.pid)}:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
         self._process.wait()
@@ -140,16 +143,17 @@ class LocalCluster:
     def add_node(self) -> LocalNode:
         """One more; returns once the head knows it."""
         there = {node.node_id for node in self.alive()}
+        address = self.network.next_address()
         words = [
             f"--address={self.address}",
-            "--node-ip-address={address}",
+            f"--node-ip-address={address}",
             f"--dashboard-agent-listen-port={_ANY_PORT}",
-            *(word.replace("{", "{{").replace("}", "}}") for word in self.shape.words()),
+            *self.shape.words(),
         ]
         # Each node unpacks the folders of jobs there anew, whoever runs in one.
         own = (self.folder / "session_latest" / "runtime_resources").resolve()
         own.mkdir(exist_ok=True)
-        node = self._start(words, partial(self.network.start, own=own), f"node-{len(self.nodes)}")
+        node = self._start(words, partial(self.network.start, address=address, own=own), f"node-{len(self.nodes)}")
         self.nodes.append(node)
         self._wait_for(node, there)
         return node
@@ -218,6 +222,13 @@ def local_cluster(
             yield cluster
         finally:
             cluster.stop()
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:  # it has ended meanwhile
+        return None
 
 
 def _free_port() -> int:

@@ -40,22 +40,30 @@ class NodeNetwork:
     head: str
     """Address of the head, whose processes are in this machine's own network."""
 
-    def start(self, command: Sequence[str], own: Path, **options: Any) -> subprocess.Popen[bytes]:
-        """A process whose words may say `{address}`, where it will be found.
+    def next_address(self) -> str:
+        """That of one more node."""
+        return _HOST if self.bridge is None else next(self.addresses)
+
+    def start(self, command: Sequence[str], address: str, own: Path, **options: Any) -> subprocess.Popen[bytes]:
+        """A process that is found at an address from `next_address`.
 
         own: a folder that it sees as its own, empty at first, whatever others put there.
+
+        Raises `UserError` where it cannot be connected.
         """
         if self.bridge is None:
-            return subprocess.Popen([word.format(address=_HOST) for word in command], **options)
-        address = next(self.addresses)
-        words = [word.format(address=address) for word in command]
+            return subprocess.Popen(command, **options)
         mine = tempfile.mkdtemp(dir=own.parent)
-        held = ["unshare", "--net", "--mount", "sh", "-c", _HELD, "sh", mine, str(own), *words]
+        held = ["unshare", "--net", "--mount", "sh", "-c", _HELD, "sh", mine, str(own), *command]
         process = subprocess.Popen(held, stdin=subprocess.PIPE, **options)
         gate = process.stdin
         assert gate is not None
-        _wait_until_apart(process.pid)
-        self._connect(process.pid, address)
+        try:
+            _wait_until_apart(process.pid)
+            self._connect(process.pid, address)
+        except BaseException:
+            process.kill()
+            raise
         _open(gate)
         return process
 
@@ -71,45 +79,55 @@ class NodeNetwork:
             (*inside, "ip", "link", "set", theirs, "up"),
             (*inside, "ip", "link", "set", "lo", "up"),
         ):
-            subprocess.run(words, check=True, capture_output=True)
+            done = subprocess.run(words, check=False, capture_output=True, text=True)
+            if done.returncode:
+                raise UserError(f"no network for a node: `{' '.join(words)}` says {done.stderr.strip()}")
 
 
 @contextmanager
 def node_network() -> Iterator[NodeNetwork]:
     """One for the length of the block; a shared one where the system does not let us make any."""
     bridge = f"ray{os.getpid() % 100_000}"  # names of interfaces have 15 letters at the most
-    network = _add_bridge(bridge) if _allowed() else None
-    if network is None:
-        yield NodeNetwork(None, iter(()), _HOST)
-        return
-    head, *others = map(str, network.hosts())
     try:
-        yield NodeNetwork(bridge, iter(others), head)
+        network = _add_bridge(bridge) if _allowed() else None
+        if network is None:
+            yield NodeNetwork(None, iter(()), _HOST)
+        else:
+            head, *others = map(str, network.hosts())
+            yield NodeNetwork(bridge, iter(others), head)
     finally:
-        told = subprocess.run(["ip", "-brief", "link"], check=False, capture_output=True, text=True).stdout
-        for name in re.findall(rf"^({bridge}(?:-\d+)?)\b", told, re.MULTILINE):
-            subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
+        _remove(bridge)
 
 
 def _allowed() -> bool:
     if not all(map(shutil.which, _TOOLS)):
         return False
-    return subprocess.run(["unshare", "--net", "--mount", "true"], check=False, capture_output=True).returncode == 0
+    return _done("unshare", "--net", "--mount", "true")
 
 
 def _add_bridge(name: str) -> ipaddress.IPv4Network | None:
     """None where the kernel has no bridges, or all networks are taken."""
-    if subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=False, capture_output=True).returncode:
+    if not _done("ip", "link", "add", name, "type", "bridge"):
         return None
     told = subprocess.run(["ip", "-brief", "address"], check=False, capture_output=True, text=True).stdout
-    for network in _NETWORKS.subnets(new_prefix=24):
+    networks = list(_NETWORKS.subnets(new_prefix=24))
+    first = os.getpid() % len(networks)  # two clusters that start at once do not take the same
+    for network in [*networks[first:], *networks[:first]]:
         address = f"{next(network.hosts())}/24"
         if address not in told:
-            subprocess.run(["ip", "address", "add", address, "dev", name], check=True, capture_output=True)
-            subprocess.run(["ip", "link", "set", name, "up"], check=True, capture_output=True)
-            return network
-    subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
+            made = _done("ip", "address", "add", address, "dev", name) and _done("ip", "link", "set", name, "up")
+            return network if made else None
     return None
+
+
+def _remove(bridge: str) -> None:
+    told = subprocess.run(["ip", "-brief", "link"], check=False, capture_output=True, text=True).stdout
+    for name in re.findall(rf"^({bridge}(?:-\d+)?)\b", told, re.MULTILINE):
+        _done("ip", "link", "delete", name)
+
+
+def _done(*words: str) -> bool:
+    return subprocess.run(words, check=False, capture_output=True).returncode == 0
 
 
 def _wait_until_apart(pid: int) -> None:

@@ -37,19 +37,28 @@ _HUB = "https://huggingface.co"
 _WANDB = "https://api.wandb.ai"
 
 
-def require_inside(settings: BaseModel, environment: Mapping[str, str] | None = None) -> None:
+def require_inside(settings: BaseModel | None, environment: Mapping[str, str] | None = None) -> None:
     """Raises `UserError` for settings, or an environment, that would have data or questions go outside.
 
+    settings: None asks of the environment alone.
     environment: with `RAYAPP_INSIDE_ONLY`, or without, when all is well.
     """
     environment = os.environ if environment is None else environment
+    for who, address, advice in [*_named_by(environment), *_named_in(settings, environment)]:
+        _require(who, address, advice, environment)
+
+
+def require_location_inside(location: str) -> None:
+    """Raises `UserError` for a location that is on a store outside, by the environment as it is."""
+    if _is_remote(location):
+        _require("location", location, _advice(location), os.environ)
+
+
+def _require(who: str, address: str, advice: str, environment: Mapping[str, str]) -> None:
     patterns = [pattern.strip() for pattern in environment.get(VARIABLE, "").split(",") if pattern.strip()]
-    if not patterns:
-        return
-    for who, address, advice in _addresses(settings, environment):
-        host = _host(address, environment)
-        if host not in _THIS_MACHINE and not any(fnmatch(host, pattern.lower()) for pattern in patterns):
-            raise UserError(f"{who} is outside ({host}), and {VARIABLE} lets in {', '.join(patterns)} alone: {advice}")
+    host = _host(address, environment)
+    if patterns and host not in _THIS_MACHINE and not any(fnmatch(host, pattern.lower()) for pattern in patterns):
+        raise UserError(f"{who} is outside ({host}), and {VARIABLE} lets in {', '.join(patterns)} alone: {advice}")
 
 
 def _host(address: str, environment: Mapping[str, str]) -> str:
@@ -62,24 +71,29 @@ def _host(address: str, environment: Mapping[str, str]) -> str:
     return urlsplit(store if "://" in store else f"//{store}").hostname or store
 
 
-def _addresses(settings: BaseModel, environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Whom we would talk to: what says so, the address, and what to do instead."""
+def _named_by(environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Whom the environment would have us talk to: what says so, the address, and what to do instead."""
     for name in _ADDRESSES:
         if _is_remote(environment.get(name, "")):
             yield name, environment[name], "set it to a server inside"
     if environment.get("HF_HUB_OFFLINE") != "1":
         hub = environment.get("HF_ENDPOINT", _HUB)
         yield "the hub of models", hub, "set HF_HUB_OFFLINE=1, or HF_ENDPOINT to a mirror"
+
+
+def _named_in(settings: BaseModel | None, environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     offline = environment.get("WANDB_MODE") in ("offline", "disabled")
     for path, value in texts_in(settings):
         if path.rpartition(".")[2] == "wandb_project" and not offline:
             wandb = environment.get("WANDB_BASE_URL", _WANDB)
             yield path, wandb, "leave it out, or set WANDB_BASE_URL to a server of your own, or WANDB_MODE=offline"
         elif _is_remote(value):
-            advice = (
-                "set AWS_ENDPOINT_URL to a store inside" if value.lower().startswith("s3:") else "name a server inside"
-            )
-            yield path, value, advice
+            yield path, value, _advice(value)
+
+
+def _advice(address: str) -> str:
+    s3 = address.lower().startswith("s3:")
+    return "set AWS_ENDPOINT_URL to a store inside" if s3 else "name a server inside"
 
 
 def _is_remote(text: str) -> bool:

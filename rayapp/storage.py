@@ -17,6 +17,7 @@ from pyarrow import fs
 from rayapp.config import StepConfig, config_fingerprint
 from rayapp.errors import UserError
 from rayapp.ids import content_id
+from rayapp.inside import require_location_inside
 
 COMPLETE = "_COMPLETE"
 """A published folder holds this file, with the key of what made it; a reader refuses a folder without it."""
@@ -28,9 +29,10 @@ def open_filesystem(location: str | Path) -> tuple[fs.FileSystem, str]:
     An S3 store other than Amazon's is named in the URI (`s3://bucket/runs?endpoint_override=host:9000&scheme=http`);
     credentials come from the environment or the machine's role.
 
-    Raises `UserError` for a URI of no known kind.
+    Raises `UserError` for a URI of no known kind, or of a store that `rayapp.inside` refuses.
     """
     text = str(location)
+    require_location_inside(text)
     if "://" in text:
         try:
             return fs.FileSystem.from_uri(text)

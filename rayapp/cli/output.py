@@ -114,6 +114,9 @@ def command_output(as_json: bool) -> Iterator[Output]:
     for stop in (signal.SIGINT, signal.SIGTERM):  # a job that is stopped cleans up as with Ctrl-C
         signal.signal(stop, _interrupt)
     try:
+        from rayapp.inside import require_inside
+
+        require_inside(None)  # a command without settings talks to MLflow, too
         yield output
     except UserError as error:
         output.error(str(error), BAD_INPUT)

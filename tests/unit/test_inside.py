@@ -1,11 +1,18 @@
 """The switch for places whose data must not leave."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from pipelines.config import SynthesisConfig, TrainConfig
-from rayapp.config import load_config
+from rayapp.cli.entrypoint import read_entrypoint
 from rayapp.errors import UserError
 from rayapp.inside import require_inside
+from rayapp.storage import open_filesystem
+from serve.app import app as application
 from serve.config import ServeConfig
 
 INSIDE = {"RAYAPP_INSIDE_ONLY": "*.hospital.internal, mlflow", "HF_HUB_OFFLINE": "1"}
@@ -62,9 +69,38 @@ def test_who_is_inside_is_let_be(settings, environment):
     require_inside(settings, INSIDE | environment)
 
 
-def test_every_command_asks(tmp_path):
-    file = tmp_path / "a.yaml"
-    file.write_text("output: s3://speech/made\n")
-    assert load_config(SynthesisConfig, file, environment={}).output == "s3://speech/made"
-    with pytest.raises(UserError, match="set AWS_ENDPOINT_URL to a store inside"):
-        load_config(SynthesisConfig, file, environment=INSIDE)
+CONFIGS = Path(__file__).parents[2] / "configs"
+OF_SETTINGS = ["ablate", "adapt", "evaluate", "quickstart", "release", "serve", "synthesize", "train"]
+
+
+@pytest.mark.parametrize("command", OF_SETTINGS)
+def test_every_command_with_settings_asks(command):
+    words = [command, str(CONFIGS / f"{command}.yaml")]
+    read_entrypoint(words, INSIDE)
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI is outside"):
+        read_entrypoint(words, INSIDE | {"MLFLOW_TRACKING_URI": "https://mlflow.example.com"})
+
+
+@pytest.mark.parametrize("words", [["models"], ["trace", "losartan"], ["transcribe", "a.wav"]])
+def test_a_command_without_settings_asks(words):
+    environment = os.environ | INSIDE | {"MLFLOW_TRACKING_URI": "https://mlflow.example.com"}
+    command = [sys.executable, "-m", "rayapp.cli", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "MLFLOW_TRACKING_URI is outside (mlflow.example.com)" in done.stderr
+
+
+def test_an_application_of_serve_asks(monkeypatch):
+    for name, value in (INSIDE | {"LANGFUSE_HOST": "https://cloud.langfuse.com"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="LANGFUSE_HOST is outside"):
+        application({})
+
+
+def test_storage_asks_whoever_names_it(monkeypatch):
+    monkeypatch.setenv("RAYAPP_INSIDE_ONLY", "*.hospital.internal")
+    with pytest.raises(UserError, match=r"location is outside \(s3\.amazonaws\.com\).*set AWS_ENDPOINT_URL"):
+        open_filesystem("s3://speech/made")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://s3.hospital.internal")
+    open_filesystem("s3://speech/made")
+    open_filesystem("/fsx/speech")

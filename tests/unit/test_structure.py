@@ -13,7 +13,7 @@ def tracked_files():
 
 
 def test_every_python_file_of_the_product_says_why_it_is_there():
-    for package in ("rayapp", "pipelines", "serve", "benchmarks"):
+    for package in ("rayapp", "pipelines", "serve", "cluster", "benchmarks"):
         for path in (ROOT / package).rglob("*.py"):
             text = path.read_text()
             assert not text or text.startswith('"""'), path
