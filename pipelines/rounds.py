@@ -22,6 +22,7 @@ from rayapp.errors import UserError
 from rayapp.execution import AnyGroup, Summary, ToTable, run_plan
 from rayapp.plan import count_pieces, count_slots, read_piece, write_plan
 from rayapp.records import Slot
+from rayapp.shards import read_shards
 from rayapp.storage import join, list_files, open_filesystem, remove_location, write_file
 from rayapp.workers import StageProgress
 
@@ -184,10 +185,9 @@ def _by_stage(summary: Summary) -> str:
 
 def _rows(location: str, columns: list[str]) -> Iterator[dict[str, Any]]:
     """Each slot once: where two shards hold it, as the first has it, which is the one that `gather_shards` takes."""
-    filesystem, path = open_filesystem(location)
     seen: set[str] = set()
-    for name in list_files(location, ".parquet"):
-        for row in pq.read_table(f"{path}/{name}", columns=columns, filesystem=filesystem).to_pylist():
+    for shard in read_shards(location, list_files(location, ".parquet"), columns):
+        for row in shard.table.to_pylist():
             if row["slot_id"] not in seen:
                 seen.add(row["slot_id"])
                 yield row

@@ -26,8 +26,9 @@ from rayapp.ids import content_id
 from rayapp.plan import count_pieces, count_slots, read_piece
 from rayapp.ray_session import require_room
 from rayapp.records import Utterance, short_reason
+from rayapp.shards import read_shards
 from rayapp.stage import Resources, stage_class
-from rayapp.storage import join, list_files, open_filesystem, remove_file, write_file
+from rayapp.storage import join, list_files, remove_file, write_file
 from rayapp.workers import BUSY_SECONDS, Board, Sink, Source, StageProgress, Worker, pack
 
 if TYPE_CHECKING:
@@ -292,16 +293,14 @@ def _receipt(finished: pa.Table, size: int) -> dict[str, Any]:
 def _resumed(shards: str) -> tuple[Summary, pa.Array]:
     """What was committed before, and the IDs of its slots."""
     summary, slots = Summary(), [pa.array([], pa.string())]
-    filesystem, path = open_filesystem(shards)
-    for name in list_files(shards, ".parquet"):
-        shard = f"{path}/{name}"
-        try:
-            table = pq.read_table(shard, columns=_COLUMNS, filesystem=filesystem)
-        except pa.ArrowInvalid:  # a machine that lost its power had named the file, but not written it
-            _logger.warning("shard %s is broken: what it held is made again", name)
-            remove_file(join(shards, name))
-            continue
-        summary.add(_receipt(table, filesystem.get_file_info(shard).size))
-        slots.append(table["slot_id"].combine_chunks())
+
+    def forget(name: str) -> None:
+        """A machine that lost its power had named the file, but not written it."""
+        _logger.warning("shard %s is broken: what it held is made again", name)
+        remove_file(join(shards, name))
+
+    for shard in read_shards(shards, list_files(shards, ".parquet"), _COLUMNS, forget):
+        summary.add(_receipt(shard.table, shard.bytes))
+        slots.append(shard.table["slot_id"].combine_chunks())
     summary.resumed = summary.committed
     return summary, pa.concat_arrays(slots)

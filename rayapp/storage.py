@@ -8,6 +8,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from rayapp.errors import UserError
 from rayapp.ids import content_id
 from rayapp.inside import require_location_inside
 
+_S3_OPTIONS = "allow_delayed_open=true"
+"""A file that fits into one request is written by one, and not by three."""
+_COPIES_AT_ONCE = 16
 COMPLETE = "_COMPLETE"
 """A published folder holds this file, with the key of what made it; a reader refuses a folder without it."""
 
@@ -34,6 +38,8 @@ def open_filesystem(location: str | Path) -> tuple[fs.FileSystem, str]:
     text = str(location)
     require_location_inside(text)
     if "://" in text:
+        if text.startswith("s3://"):
+            text += f"{'&' if '?' in text else '?'}{_S3_OPTIONS}"
         try:
             return fs.FileSystem.from_uri(text)
         except (pa.ArrowInvalid, OSError) as error:
@@ -168,18 +174,30 @@ def name_of(location: str | Path) -> str:
 
 
 def write_file(location: str | Path, data: bytes | pa.Buffer, *, name: str = "") -> None:
-    """Write a whole file: under another name first, so that it is complete or absent.
+    """Write a whole file, which is complete or absent: on a disk it has another name first.
 
     name: of the file in the folder `location`, where it may hold characters that mean something in a URI.
     """
     filesystem, path = open_filesystem(location)
     path = f"{path}/{name}" if name else path
+    if not _has_folders(filesystem):  # an object appears when its last byte is there
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+        return
     parent, _, name = path.rpartition("/")
     aside = f"{parent}/.{name}.{uuid.uuid4().hex[:8]}.tmp"  # two writers of one file do not meet
     filesystem.create_dir(parent)
     with filesystem.open_output_stream(aside) as stream:
         stream.write(data)
     filesystem.move(aside, path)
+
+
+def open_output(location: str | Path) -> pa.NativeFile:
+    """A stream into a file of a folder that need not be there. On an object store it appears when it is closed."""
+    filesystem, path = open_filesystem(location)
+    if _has_folders(filesystem):
+        filesystem.create_dir(path.rpartition("/")[0])
+    return filesystem.open_output_stream(path)
 
 
 def list_files(location: str | Path, suffix: str) -> list[str]:
@@ -219,7 +237,7 @@ def _publishing(filesystem: fs.FileSystem, path: str) -> bool:
 
 
 def _publish(filesystem: fs.FileSystem, staging: str, path: str) -> None:
-    if isinstance(filesystem, fs.LocalFileSystem):
+    if _has_folders(filesystem):
         if Path(path).exists():
             parent, _, name = path.rpartition("/")
             replaced = f"{parent}/.{name}.replaced"
@@ -234,9 +252,12 @@ def _publish(filesystem: fs.FileSystem, staging: str, path: str) -> None:
     _delete(filesystem, path)
     infos = filesystem.get_file_info(fs.FileSelector(staging, recursive=True))
     files = [info.path.removeprefix(f"{staging}/") for info in infos if info.type == fs.FileType.File]
-    files = [file for file in files if not file.endswith(".tmp")]  # of writers that were killed
-    for file in sorted(files, key=lambda file: file == COMPLETE):  # which comes last
-        filesystem.copy_file(f"{staging}/{file}", f"{path}/{file}")
+    files.remove(COMPLETE)
+    with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
+        copies = [pool.submit(filesystem.copy_file, f"{staging}/{file}", f"{path}/{file}") for file in files]
+    for copy in copies:
+        copy.result()
+    filesystem.copy_file(f"{staging}/{COMPLETE}", f"{path}/{COMPLETE}")
     _delete(filesystem, staging)
 
 
@@ -246,6 +267,11 @@ def _remove_superseded(filesystem: fs.FileSystem, path: str) -> None:
     for info in filesystem.get_file_info(fs.FileSelector(parent or "/")):
         if _is_partial(info.base_name, name):
             _delete(filesystem, info.path)
+
+
+def _has_folders(filesystem: fs.FileSystem) -> bool:
+    """As disks have, and object stores have not: there, each made one costs a request for each of its parents."""
+    return isinstance(filesystem, fs.LocalFileSystem)
 
 
 def _is_partial(name: str, published: str) -> bool:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from rayapp.manifest import REJECTED
 from rayapp.records import MANIFEST_SCHEMA
-from rayapp.storage import join, list_files, open_filesystem, remove_location, write_file
+from rayapp.shards import Shard, read_shards
+from rayapp.storage import join, list_files, open_filesystem, open_output, remove_location, write_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,20 +72,18 @@ def _lay_out(blocks: Sequence[str], folder: str, set_aside: Mapping[str, str], s
 
 
 def _outputs(blocks: Sequence[str], set_aside: Mapping[str, str], shard_mb: int) -> list[_Output]:
-    sources = [join(location, name) for location in blocks for name in list_files(location, ".parquet")]
     counts: dict[str, list[tuple[str, int]]] = {}
     sizes: dict[str, float] = {}
     seen: set[str] = set()
     repeated: dict[str, list[str]] = {}
-    for source in sources:
-        filesystem, path = open_filesystem(source)
-        table = pq.read_table(path, columns=_SMALL, filesystem=filesystem)
+    found = ((join(block, shard.name), shard) for block in blocks for shard in _small(block))
+    for source, (_, table, size) in found:
         slots = set(table["slot_id"].to_pylist())
         if again := slots & seen:
             repeated[source] = sorted(again)
             table = _without(table, again)
         seen |= slots
-        size = filesystem.get_file_info(path).size / max(table.num_rows, 1)
+        size /= max(table.num_rows, 1)
         for split, rows in zip(*np.unique(_splits(table, set_aside), return_counts=True), strict=True):
             counts.setdefault(str(split), []).append((source, int(rows)))
             sizes[str(split)] = sizes.get(str(split), 0.0) + size * int(rows)
@@ -93,6 +92,10 @@ def _outputs(blocks: Sequence[str], set_aside: Mapping[str, str], shard_mb: int)
         for split, each in sorted(counts.items())
         for output in _shards_of(split, each, max(1, int(np.ceil(sizes[split] / (shard_mb * 1e6)))), repeated)
     ]
+
+
+def _small(block: str) -> Iterator[Shard]:
+    return read_shards(block, list_files(block, ".parquet"), _SMALL)
 
 
 def _shards_of(
@@ -112,12 +115,9 @@ def _write(folder: str, number: int, set_aside: Mapping[str, str]) -> None:
     filesystem, path = open_filesystem(join(folder, _LAYOUT, f"{number}.json"))
     with filesystem.open_input_stream(path) as stream:
         output = _Output(**json.loads(stream.read()))
-    filesystem, path = open_filesystem(
-        join(folder, "data", f"{output.split}-{output.number:05d}-of-{output.of:05d}.parquet")
-    )
-    filesystem.create_dir(path.rpartition("/")[0])
+    shard = join(folder, "data", f"{output.split}-{output.number:05d}-of-{output.of:05d}.parquet")
     rows = (_rows(source, output, set_aside) for source in output.sources)
-    with filesystem.open_output_stream(path) as stream, pq.ParquetWriter(stream, MANIFEST_SCHEMA) as writer:
+    with open_output(shard) as stream, pq.ParquetWriter(stream, MANIFEST_SCHEMA) as writer:
         skip, left = output.first, output.rows
         waiting: list[pa.Table] = []
         for table in rows:

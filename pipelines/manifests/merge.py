@@ -17,7 +17,7 @@ from pipelines.manifests.repeats import Part, find_kept
 from rayapp.errors import UserError
 from rayapp.ids import content_id
 from rayapp.manifest import Manifest
-from rayapp.storage import join, key_of, name_of, open_filesystem, published_location, write_file
+from rayapp.storage import join, key_of, name_of, open_output, published_location, write_file
 
 Progress = Callable[[int, int], None]
 """Called with how many rows are written, and of how many."""
@@ -99,9 +99,7 @@ def _cut(batches: Iterable[pa.RecordBatch], edges: Sequence[int]) -> Iterator[_P
 
 
 def _write_shard(location: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
-    filesystem, path = open_filesystem(location)
-    filesystem.create_dir(path.rpartition("/")[0])
-    with filesystem.open_output_stream(path) as stream, pq.ParquetWriter(stream, schema) as writer:
+    with open_output(location) as stream, pq.ParquetWriter(stream, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
             yield len(batch)

@@ -18,6 +18,7 @@ from pipelines.transcription.recordings import SUFFIXES, Recording
 from rayapp.asr.subtitles import as_srt, as_vtt
 from rayapp.errors import UserError
 from rayapp.ids import content_id
+from rayapp.shards import read_shards
 from rayapp.storage import list_files, open_filesystem, write_file
 
 _SUFFIXES: dict[Format, str] = {"jsonl": ".jsonl", "parquet": ".parquet", "text": ".txt", "srt": ".srt", "vtt": ".vtt"}
@@ -60,13 +61,8 @@ def written(output: str, kind: Format) -> set[str]:
     if kind == "jsonl":
         return {row["name"] for shard in _shards(output, kind) for row in map(json.loads, _lines(output, shard))}
     if kind == "parquet":
-        filesystem, path = open_filesystem(output)
-        shards = (f"{path}/{shard}" for shard in _shards(output, kind))
-        return {
-            name
-            for shard in shards
-            for name in pq.read_table(shard, columns=["name"], filesystem=filesystem)["name"].to_pylist()
-        }
+        shards = read_shards(output, _shards(output, kind), ["name"])
+        return {name for shard in shards for name in shard.table["name"].to_pylist()}
     filesystem, path = open_filesystem(output)
     infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
     return {info.path.removeprefix(path).lstrip("/") for info in infos if info.path.endswith(_SUFFIXES[kind])}

@@ -1,12 +1,20 @@
+import threading
+
+import pyarrow as pa
 import pytest
+from pyarrow import parquet as pq
+from werkzeug import Request, Response
+from werkzeug.serving import make_server
 
 from rayapp.errors import UserError
+from rayapp.shards import read_shards
 from rayapp.storage import (
     finish_publishing,
     join,
     key_of,
     list_files,
     open_filesystem,
+    open_output,
     published_location,
     remove_location,
     require_complete,
@@ -80,6 +88,49 @@ def test_objects_of_somebody_else_are_not_replaced(s3):
     with pytest.raises(UserError, match="was not made by rayapp"), published_location(s3("theirs/out"), "key"):
         pass
     assert read(s3("theirs/out/precious")) == b"x"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """A location on a store that takes everything, and the list of what it was asked."""
+    requests = []
+
+    @Request.application
+    def takes(request):
+        request.get_data()
+        requests.append((request.method, request.path))
+        return Response(headers={"ETag": '"x"'})
+
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"AWS_{name}", "tests")
+    server = make_server("127.0.0.1", 0, takes, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"s3://b/out?endpoint_override=127.0.0.1:{server.port}&scheme=http&region=eu-west-1", requests
+    server.shutdown()
+
+
+def test_a_small_file_is_one_request(asked):
+    location, requests = asked
+    write_file(join(location, "blocks", "round-00", "shard.parquet"), b"x" * 1_000_000)
+    with open_output(join(location, "data", "train.parquet")) as stream:
+        stream.write(b"x")
+    assert requests == [("PUT", "/b/out/blocks/round-00/shard.parquet"), ("PUT", "/b/out/data/train.parquet")]
+
+
+def test_shards_are_read_in_the_order_of_their_names(s3):
+    folder = s3("shards")
+    for number in range(20):
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"slot_id": [str(number)], "audio": [b"x"]}), sink)
+        write_file(join(folder, f"{number:02d}.parquet"), sink.getvalue())
+    write_file(join(folder, "07.parquet"), b"half of one")
+    names, broken = list_files(folder, ".parquet"), []
+    shards = list(read_shards(folder, names, ["slot_id"], broken.append))
+    assert [shard.name for shard in shards] == [name for name in names if name != "07.parquet"]
+    assert [shard.table.to_pylist() for shard in shards[:2]] == [[{"slot_id": "0"}], [{"slot_id": "1"}]]
+    assert broken == ["07.parquet"]
+    with pytest.raises(pa.ArrowInvalid):
+        list(read_shards(folder, names, ["slot_id"]))
 
 
 def test_a_bucket_that_is_not_there_is_named(s3):
