@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 PATIENCE_SECONDS = 400
 NOT_HERE = {
     "DCGM_": "dcgm-exporter tells it, where there are GPUs",
