@@ -80,13 +80,14 @@ class LocalNode:
         """As a machine whose power is cut: no process of it has time for a word."""
         import psutil
 
+        # A child whose parent has died is nobody's child, and stays in the session that it was born in.
+        ours = {process for process in psutil.process_iter() if _session(process.pid) == self._process.pid}
         with contextlib.suppress(psutil.NoSuchProcess):
-            ours = psutil.Process(self._process.pid).children(recursive=True)
-            # A child whose parent has died is nobody's child, and stays in the session that it was born in.
-            ours += [process for process in psutil.process_iter() if _session(process.pid) == self._process.pid]
-            for process in {*ours, psutil.Process(self._process.pid)}:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            ours.update(psutil.Process(self._process.pid).children(recursive=True))
+        for process in ours:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.kill()
         self._process.wait()
 
 

@@ -62,7 +62,9 @@ class NodeNetwork:
             _wait_until_apart(process.pid)
             self._connect(process.pid, address)
         except BaseException:
+            gate.close()
             process.kill()
+            process.wait()
             raise
         _open(gate)
         return process
@@ -88,13 +90,14 @@ class NodeNetwork:
 def node_network() -> Iterator[NodeNetwork]:
     """One for the length of the block; a shared one where the system does not let us make any."""
     bridge = f"ray{os.getpid() % 100_000}"  # names of interfaces have 15 letters at the most
+    # Where the kernel has no bridges, there is none.
+    if not _allowed() or not _done("ip", "link", "add", bridge, "type", "bridge"):
+        yield NodeNetwork(None, iter(()), _HOST)
+        return
     try:
-        network = _add_bridge(bridge) if _allowed() else None
-        if network is None:
-            yield NodeNetwork(None, iter(()), _HOST)
-        else:
-            head, *others = map(str, network.hosts())
-            yield NodeNetwork(bridge, iter(others), head)
+        network = _given_addresses(bridge)
+        head, *others = map(str, network.hosts()) if network else [_HOST]
+        yield NodeNetwork(bridge if network else None, iter(others), head)
     finally:
         _remove(bridge)
 
@@ -105,17 +108,15 @@ def _allowed() -> bool:
     return _done("unshare", "--net", "--mount", "true")
 
 
-def _add_bridge(name: str) -> ipaddress.IPv4Network | None:
-    """None where the kernel has no bridges, or all networks are taken."""
-    if not _done("ip", "link", "add", name, "type", "bridge"):
-        return None
+def _given_addresses(bridge: str) -> ipaddress.IPv4Network | None:
+    """None where all networks are taken."""
     told = subprocess.run(["ip", "-brief", "address"], check=False, capture_output=True, text=True).stdout
     networks = list(_NETWORKS.subnets(new_prefix=24))
     first = os.getpid() % len(networks)  # two clusters that start at once do not take the same
     for network in [*networks[first:], *networks[:first]]:
         address = f"{next(network.hosts())}/24"
         if address not in told:
-            made = _done("ip", "address", "add", address, "dev", name) and _done("ip", "link", "set", name, "up")
+            made = _done("ip", "address", "add", address, "dev", bridge) and _done("ip", "link", "set", bridge, "up")
             return network if made else None
     return None
 
@@ -134,10 +135,13 @@ def _wait_until_apart(pid: int) -> None:
     """A process begins in our own network, and what was put there would stay."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     ours = Path("/proc/self/ns/net").readlink()
-    while Path(f"/proc/{pid}/ns/net").readlink() == ours:
-        if time.monotonic() > deadline:
-            raise UserError(f"process {pid} has got no network of its own within {_PATIENCE_SECONDS:g} s")
-        time.sleep(_LOOK_SECONDS)
+    try:
+        while Path(f"/proc/{pid}/ns/net").readlink() == ours:
+            if time.monotonic() > deadline:
+                raise UserError(f"process {pid} has got no network of its own within {_PATIENCE_SECONDS:g} s")
+            time.sleep(_LOOK_SECONDS)
+    except FileNotFoundError:
+        raise UserError("a node of the local cluster ended before it had a network of its own") from None
 
 
 def _open(gate: IO[bytes]) -> None:

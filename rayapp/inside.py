@@ -32,6 +32,12 @@ _ADDRESSES = (
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _LOCAL = ("file", "sqlite")
 """Schemes of what is on a disk."""
+_STORES = {
+    **dict.fromkeys(("gs", "gcs"), "storage.googleapis.com"),
+    **dict.fromkeys(("abfs", "abfss", "az"), "blob.core.windows.net"),
+    "hf": "huggingface.co",
+}
+"""Who is behind addresses that name a bucket where others name a host."""
 _AWS = "s3.amazonaws.com"
 _HUB = "https://huggingface.co"
 _WANDB = "https://api.wandb.ai"
@@ -51,7 +57,7 @@ def require_inside(settings: BaseModel | None, environment: Mapping[str, str] | 
 def require_location_inside(location: str) -> None:
     """Raises `UserError` for a location that is on a store outside, by the environment as it is."""
     if _is_remote(location):
-        _require("location", location, _advice(location), os.environ)
+        _require(location, location, _advice(location), os.environ)
 
 
 def _require(who: str, address: str, advice: str, environment: Mapping[str, str]) -> None:
@@ -64,8 +70,9 @@ def _require(who: str, address: str, advice: str, environment: Mapping[str, str]
 def _host(address: str, environment: Mapping[str, str]) -> str:
     """Who is talked to. A bucket of S3's is on the store that its location or the environment names."""
     parts = urlsplit(address)
-    if parts.scheme.lower() != "s3":
-        return parts.hostname or address
+    scheme = parts.scheme.lower().removeprefix("fsspec+")
+    if scheme != "s3":
+        return _STORES.get(scheme) or parts.hostname or address
     told = parse_qs(parts.query).get("endpoint_override", [""])[0]
     store = told or environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or _AWS
     return urlsplit(store if "://" in store else f"//{store}").hostname or store

@@ -28,16 +28,20 @@ def read_shards(
 ) -> Iterator[Shard]:
     """Those columns of the files of a folder, in their order.
 
-    on_broken: called with the name of a file that is no parquet. Without it, raises `pyarrow.ArrowInvalid`.
+    on_broken: called with the name of a file that is no parquet. Without it, raises `pyarrow.ArrowInvalid`, as for a
+        column that a file has not.
     """
     filesystem, path = open_filesystem(location)
 
     def read(name: str) -> Shard | pa.ArrowInvalid:
-        try:
-            with filesystem.open_input_file(f"{path}/{name}") as file:
-                return Shard(name, pq.read_table(file, columns=list(columns)), file.size())
-        except pa.ArrowInvalid as error:
-            return error
+        with filesystem.open_input_file(f"{path}/{name}") as file:
+            try:
+                parquet = pq.ParquetFile(file)
+            except pa.ArrowInvalid as error:
+                return error
+            if missing := set(columns) - set(parquet.schema_arrow.names):
+                raise pa.ArrowInvalid(f"{location}/{name} has no {', '.join(sorted(missing))}")
+            return Shard(name, parquet.read(list(columns)), file.size())
 
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
         for start in range(0, len(names), _READS_AT_ONCE):  # and not all: they would be held

@@ -8,7 +8,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from rayapp.inside import require_location_inside
 
 _S3_OPTIONS = "allow_delayed_open=true"
 """A file that fits into one request is written by one, and not by three."""
+_ONE_REQUEST_BYTES = 8 * 2**20
+"""What does: Arrow's parts have 10 MiB."""
 _COPIES_AT_ONCE = 16
 COMPLETE = "_COMPLETE"
 """A published folder holds this file, with the key of what made it; a reader refuses a folder without it."""
@@ -174,26 +176,28 @@ def name_of(location: str | Path) -> str:
 
 
 def write_file(location: str | Path, data: bytes | pa.Buffer, *, name: str = "") -> None:
-    """Write a whole file, which is complete or absent: on a disk it has another name first.
+    """Write a whole file: under another name first, unless one request does it, so that it is complete or absent.
 
     name: of the file in the folder `location`, where it may hold characters that mean something in a URI.
     """
     filesystem, path = open_filesystem(location)
     path = f"{path}/{name}" if name else path
-    if not _has_folders(filesystem):  # an object appears when its last byte is there
+    parent, _, name = path.rpartition("/")
+    aside = f"{parent}/.{name}.{uuid.uuid4().hex[:8]}.tmp"  # two writers of one file do not meet
+    if _has_folders(filesystem):
+        filesystem.create_dir(parent)
+    elif len(data) <= _ONE_REQUEST_BYTES:
         with filesystem.open_output_stream(path) as stream:
             stream.write(data)
         return
-    parent, _, name = path.rpartition("/")
-    aside = f"{parent}/.{name}.{uuid.uuid4().hex[:8]}.tmp"  # two writers of one file do not meet
-    filesystem.create_dir(parent)
+    # A stream that fails in the middle is closed all the same, and what it has is an object then.
     with filesystem.open_output_stream(aside) as stream:
         stream.write(data)
     filesystem.move(aside, path)
 
 
 def open_output(location: str | Path) -> pa.NativeFile:
-    """A stream into a file of a folder that need not be there. On an object store it appears when it is closed."""
+    """A stream into a file of a folder that need not be there, and that nobody reads before it is published."""
     filesystem, path = open_filesystem(location)
     if _has_folders(filesystem):
         filesystem.create_dir(path.rpartition("/")[0])
@@ -252,11 +256,15 @@ def _publish(filesystem: fs.FileSystem, staging: str, path: str) -> None:
     _delete(filesystem, path)
     infos = filesystem.get_file_info(fs.FileSelector(staging, recursive=True))
     files = [info.path.removeprefix(f"{staging}/") for info in infos if info.type == fs.FileType.File]
-    files.remove(COMPLETE)
+    files = [file for file in files if file != COMPLETE and not file.endswith(".tmp")]  # of writers that were killed
     with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
         copies = [pool.submit(filesystem.copy_file, f"{staging}/{file}", f"{path}/{file}") for file in files]
-    for copy in copies:
-        copy.result()
+        try:
+            for copy in as_completed(copies):
+                copy.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     filesystem.copy_file(f"{staging}/{COMPLETE}", f"{path}/{COMPLETE}")
     _delete(filesystem, staging)
 

@@ -13,13 +13,13 @@ import yaml
 
 from cluster.validation.manifests import Manifest, Pod, Problem, pods_of, ray_cluster_of
 from cluster.validation.quantities import amount
+from cluster.validation.queues import QUEUE_LABEL
 
 _LONGEST_NAME = {"RayCluster": 53, "RayJob": 47, "RayService": 47}
 _DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _LEAST_HEAD_BYTES = 5 * 2**30
 _LEAST_RAY_FOR_TOKENS = (2, 52)
 _UPGRADES = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")
-_QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _RESOURCES_IN_PARAMETERS = ("num-cpus", "num-gpus", "memory", "resources")
 
 
@@ -49,7 +49,7 @@ def _of_its_name(manifest: Manifest) -> Iterator[Problem]:
 def _of_a_job(manifest: Manifest) -> Iterator[Problem]:
     spec = manifest.spec
     shuts_down = spec.get("shutdownAfterJobFinishes", False)
-    queued = _QUEUE_LABEL in (manifest.body["metadata"].get("labels") or {})
+    queued = QUEUE_LABEL in (manifest.body["metadata"].get("labels") or {})
     if spec.get("ttlSecondsAfterFinished", 0) and not shuts_down:
         yield manifest.problem("spec.ttlSecondsAfterFinished", "needs shutdownAfterJobFinishes: true")
     if shuts_down and spec.get("deletionStrategy", {}).get("deletionRules"):
@@ -64,8 +64,10 @@ def _of_a_job(manifest: Manifest) -> Iterator[Problem]:
         )
     if spec.get("suspend") and not queued:
         yield manifest.problem(
-            "spec.suspend", f"nobody lets the job go: give it the label {_QUEUE_LABEL}, or take it out"
+            "spec.suspend", f"nobody lets the job go: give it the label {QUEUE_LABEL}, or take it out"
         )
+    if "rayClusterSpec" not in spec and "clusterSelector" not in spec:
+        yield manifest.problem("spec.rayClusterSpec", "is missing, and no clusterSelector says whose cluster it takes")
     mode = spec.get("submissionMode", "K8sJobMode")
     if mode == "SidecarMode" and ("submitterPodTemplate" in spec or "submitterConfig" in spec):
         yield manifest.problem(

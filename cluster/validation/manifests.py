@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from cluster.validation.quantities import exact
 from rayapp.errors import UserError
 
 OVERLAYS = Path(__file__).parent.parent / "manifests" / "overlays"
 _EXPECTED = "expected.yaml"
 _ROLE = "ray.io/node-type"
+_RAY_LABELS = {
+    "ray.io/is-ray-node": "yes",
+    "app.kubernetes.io/name": "kuberay",
+    "app.kubernetes.io/created-by": "kuberay-operator",
+}
+UNBOUNDED = 2**31 - 1
+"""What KubeRay takes for `maxReplicas` where nothing is said."""
 _RENDERERS = (("kubectl", "kustomize"), ("kustomize", "build"))
 
 
@@ -79,6 +88,12 @@ class Pod:
         return self.added_labels.get(_ROLE)
 
     @property
+    def ray_cluster(self) -> Mapping[str, Any]:
+        """What it is part of, and nothing for pods that are none of Ray's."""
+        found = ray_cluster_of(self.manifest) if self.ray_role else None
+        return found[1] if found else {}
+
+    @property
     def labels(self) -> dict[str, str]:
         return {**((self.template.get("metadata") or {}).get("labels") or {}), **self.added_labels}
 
@@ -89,6 +104,16 @@ class Pod:
     @property
     def containers(self) -> list[Mapping[str, Any]]:
         return [*self.spec.get("initContainers", []), *self.spec["containers"]]
+
+    @property
+    def requests(self) -> dict[str, Decimal]:
+        """What it asks its node for, by resource: as much as its containers, or as the largest that initialises it."""
+        sidecars = [c for c in self.spec.get("initContainers", []) if c.get("restartPolicy") == "Always"]
+        together = _sum(map(_requests, [*self.spec["containers"], *sidecars]))
+        for container in self.spec.get("initContainers", []):
+            for name, wanted in _requests(container).items():
+                together[name] = max(together.get(name, Decimal()), wanted)
+        return together
 
     def problem(self, field_path: str, what: str) -> Problem:
         return self.manifest.problem(f"{self.path}.spec.{field_path}", what)
@@ -110,9 +135,18 @@ class Overlay:
         for manifest in self.manifests:
             yield from pods_of(manifest)
 
-    def has(self, kind: str, name: str, namespace: str) -> bool:
-        there = any(m.name == name and m.namespace == namespace for m in self.of_kind(kind))
-        return there or name in self.expected.get(kind, ())
+    def find(self, kind: str, name: str, namespace: str = "default") -> Manifest | None:
+        """Of kinds that are the whole cluster's, without a namespace."""
+        return next((m for m in self.of_kind(kind) if (m.name, m.namespace) == (name, namespace)), None)
+
+    def has(self, kind: str, name: str, namespace: str = "default") -> bool:
+        """Whether it is in the overlay, or the cluster has it already."""
+        return self.find(kind, name, namespace) is not None or name in self.expected.get(kind, ())
+
+    def labels_of(self, namespace: str) -> dict[str, str]:
+        """As far as the overlay knows them, and that which Kubernetes gives."""
+        own = [m.body["metadata"].get("labels") or {} for m in self.of_kind("Namespace") if m.name == namespace]
+        return {"kubernetes.io/metadata.name": namespace, **(own[0] if own else {})}
 
 
 def open_overlay(name: str) -> Overlay:
@@ -138,7 +172,8 @@ def pods_of(manifest: Manifest) -> Iterator[Pod]:
     spec = manifest.spec
     match manifest.kind:
         case "Deployment" | "StatefulSet" | "DaemonSet" | "Job":
-            yield Pod(manifest, "spec.template", spec["template"], spec.get("replicas", 1))
+            count = spec.get("parallelism" if manifest.kind == "Job" else "replicas", 1)
+            yield Pod(manifest, "spec.template", spec["template"], count)
         case "CronJob":
             template = spec["jobTemplate"]["spec"]["template"]
             yield Pod(manifest, "spec.jobTemplate.spec.template", template, 1)
@@ -150,7 +185,7 @@ def pods_of(manifest: Manifest) -> Iterator[Pod]:
         scales = cluster.get("enableInTreeAutoscaling", False)
         for number, group in enumerate(cluster.get("workerGroupSpecs", [])):
             replicas = group.get("replicas", group.get("minReplicas", 0))
-            count = (group.get("maxReplicas", replicas) if scales else replicas) * group.get("numOfHosts", 1)
+            count = (group.get("maxReplicas", UNBOUNDED) if scales else replicas) * group.get("numOfHosts", 1)
             yield _ray_pod(manifest, f"{path}.workerGroupSpecs[{number}]", group, "worker", count)
 
 
@@ -188,7 +223,37 @@ def _meets(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
 
 
 def _ray_pod(manifest: Manifest, path: str, group: Mapping[str, Any], role: str, count: int) -> Pod:
-    return Pod(manifest, f"{path}.template", group["template"], count, {_ROLE: role})
+    labels = {
+        **group.get("labels", {}),
+        **_RAY_LABELS,
+        _ROLE: role,
+        "ray.io/group": group.get("groupName", "headgroup"),
+    }
+    if manifest.kind == "RayCluster":  # others' get names that nobody knows before
+        labels["ray.io/cluster"] = manifest.name
+    return Pod(manifest, f"{path}.template", group["template"], count, labels)
+
+
+def _requests(container: Mapping[str, Any]) -> dict[str, Decimal]:
+    resources = container.get("resources", {})
+    # Where a limit alone is said, the API takes it for the request.
+    said = {**resources.get("limits", {}), **resources.get("requests", {})}
+    return {name: exact(quantity) for name, quantity in said.items()}
+
+
+def _sum(each: Iterable[Mapping[str, Decimal]]) -> dict[str, Decimal]:
+    total: dict[str, Decimal] = {}
+    for requests in each:
+        for name, wanted in requests.items():
+            total[name] = total.get(name, Decimal()) + wanted
+    return total
+
+
+def _without_nulls(value: Any) -> Any:
+    """A key whose value is null is one that is not there, as the API server takes it."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _is_built(file: Path) -> bool:
@@ -204,4 +269,4 @@ def _render(part: Path) -> list[Manifest]:
     if done.returncode:
         raise UserError(f"{part} cannot be rendered: {done.stderr.strip()}")
     bodies = [body for body in yaml.safe_load_all(done.stdout) if body]
-    return [Manifest(f"{part.parent.name}/{part.name}", body) for body in bodies]
+    return [Manifest(f"{part.parent.name}/{part.name}", _without_nulls(body)) for body in bodies]

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from cluster.validation.manifests import Manifest, Overlay, Pod, Problem, pods_of
+from cluster.validation.manifests import UNBOUNDED, Manifest, Overlay, Pod, Problem, pods_of
 from cluster.validation.programs import Program
-from cluster.validation.quantities import requests_of
 from rayapp.gpus import GpuDemand, gpu_demands
 
 _GPU = "nvidia.com/gpu"
@@ -81,8 +80,8 @@ def problems(overlay: Overlay, programs: list[Program], not_checked: Counter[str
     if pools:
         yield from _of_pools(overlay, pools)
         for pod in overlay.pods():
-            if pod.ray_role == "head" and not _cluster_of(pod).get("gcsFaultToleranceOptions"):
-                yield from _of_a_lone_head(pod)
+            if pod.ray_role == "head" and not pod.ray_cluster.get("gcsFaultToleranceOptions"):
+                yield from _of_a_lone_head(pod, pools)
             yield from _of_a_pod(pod, overlay, pools, not_checked)
     else:
         not_checked[f"whether pods fit their nodes: {overlay.name} has no NodePools"] += 1
@@ -105,8 +104,10 @@ def _of_pools(overlay: Overlay, pools: Mapping[str, Manifest]) -> Iterator[Probl
             yield pool.problem("spec.template.spec.nodeClassRef", what)
 
 
-def _of_a_lone_head(pod: Pod) -> Iterator[Problem]:
-    if ((pod.template.get("metadata") or {}).get("annotations") or {}).get(_STAYS) != "true":
+def _of_a_lone_head(pod: Pod, pools: Mapping[str, Manifest]) -> Iterator[Problem]:
+    selector = pod.spec.get("nodeSelector", {})
+    elsewhere = bool(selector) and selector.get(_POOL) not in pools  # on nodes that Karpenter did not make
+    if not elsewhere and ((pod.template.get("metadata") or {}).get("annotations") or {}).get(_STAYS) != "true":
         what = f'must have {_STAYS}: "true": Karpenter moves pods to save nodes, and all that runs goes with this one'
         yield pod.manifest.problem(f"{pod.path}.metadata.annotations", what)
 
@@ -115,9 +116,9 @@ def _of_a_pod(
     pod: Pod, overlay: Overlay, pools: Mapping[str, Manifest], not_checked: Counter[str]
 ) -> Iterator[Problem]:
     wanted = pod.spec.get("nodeSelector", {}).get(_POOL)
-    asked = requests_of(pod.spec)
+    asked = {key: float(wanted) for key, wanted in pod.requests.items()}
     if wanted is None:
-        if asked[_GPU]:
+        if asked.get(_GPU):
             yield pod.problem("nodeSelector", f"asks for a GPU and for no pool: set {_POOL}, one of {', '.join(pools)}")
         return
     if wanted not in pools:
@@ -181,10 +182,12 @@ class _RayGroup:
         from ray.autoscaler._private.kuberay import autoscaling_config
 
         group = _group_of(pod)
-        node_type = autoscaling_config._node_type_from_group_spec({"minReplicas": 0, **group}, is_head=False)
+        node_type = autoscaling_config._node_type_from_group_spec(
+            {"minReplicas": 0, "maxReplicas": UNBOUNDED, **group}, is_head=False
+        )
         resources = node_type["resources"]
         declared = next((name.removeprefix(_TYPE) for name in resources if name.startswith(_TYPE)), None)
-        scales = _cluster_of(pod).get("enableInTreeAutoscaling", False)
+        scales = pod.ray_cluster.get("enableInTreeAutoscaling", False)
         kind = declared or _type_of_nodes(pod.spec.get("nodeSelector", {}), pools)
         return cls(pod, resources.get("GPU", 0), kind, scales, declared is not None)
 
@@ -215,19 +218,14 @@ def _type_of_nodes(selector: Mapping[str, str], pools: Mapping[str, Manifest]) -
     return kinds.pop() if len(kinds) == 1 else None
 
 
-def _cluster_of(pod: Pod) -> Mapping[str, Any]:
-    spec = pod.manifest.spec
-    return spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
-
-
 def _group_of(pod: Pod) -> Mapping[str, Any]:
-    groups: list[Mapping[str, Any]] = _cluster_of(pod)["workerGroupSpecs"]
+    groups: list[Mapping[str, Any]] = pod.ray_cluster["workerGroupSpecs"]
     return next(group for group in groups if group["template"] is pod.template)
 
 
 def _fits(asked: Mapping[str, float], instance_type: str, pool: Manifest, overlay: Overlay) -> bool:
     room = _room(instance_type, pool, overlay)
-    return all(asked[key] <= room[key] for key in room)
+    return all(asked.get(key, 0) <= room[key] for key in room)
 
 
 def _room(instance_type: str, pool: Manifest, overlay: Overlay) -> dict[str, float]:
@@ -239,8 +237,8 @@ def _room(instance_type: str, pool: Manifest, overlay: Overlay) -> dict[str, flo
 
 
 def _readable(resources: Mapping[str, float]) -> dict[str, float]:
-    shown = {"CPUs": resources["cpu"], "GiB": round(resources["memory"] / 2**30, 1)}
-    devices = {"GPUs": resources[_GPU], "EFA devices": resources[_EFA]}
+    shown = {"CPUs": resources.get("cpu", 0), "GiB": round(resources.get("memory", 0) / 2**30, 1)}
+    devices = {"GPUs": resources.get(_GPU), "EFA devices": resources.get(_EFA)}
     return shown | {name: count for name, count in devices.items() if count}
 
 

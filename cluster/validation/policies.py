@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
-from cluster.validation.manifests import Manifest, Overlay, Pod, Problem, pods_of, ray_cluster_of, selects
+from cluster.validation.manifests import Manifest, Overlay, Pod, Problem, pods_of, selects
 from cluster.validation.services import addresses_in, services_of
 
 _JOBS_PORT = 8265
-_EVERY_PORT = None
-_NAME_OF_NAMESPACE = "kubernetes.io/metadata.name"
+_LAST_PORT = 65535
+_BESIDE_PODS = ("entrypoint", "runtimeEnvYAML", "serveConfigV2", "gcsFaultToleranceOptions")
+"""Of a manifest of KubeRay's: what its pods are told otherwise than by their templates."""
 
 
-def problems(overlay: Overlay) -> Iterator[Problem]:
+@dataclass(frozen=True)
+class _Ports:
+    """Those at which a pod wants to reach another."""
+
+    first: int | str
+    last: int | str
+
+    def __str__(self) -> str:
+        return f"port {self.first}" if self.first == self.last else "every port"
+
+
+_EVERY_PORT = _Ports(1, _LAST_PORT)
+
+
+def problems(overlay: Overlay, not_checked: Counter[str]) -> Iterator[Problem]:
     services = services_of(overlay)
     for pod in overlay.pods():
         for path, host, port in _named_by(pod, overlay):
@@ -21,103 +39,106 @@ def problems(overlay: Overlay) -> Iterator[Problem]:
             if service is None or port not in service.ports:  # told by `references`
                 continue
             for target in service.pods:
-                if why := _shut_out(pod, target, _number(service.ports[port], target), overlay):
-                    yield pod.problem(path, f"{host}:{port}: {why}")
+                number = _number(service.ports[port], target)
+                if why := _shut_out(pod, target, _Ports(number, number), overlay, not_checked):
+                    yield pod.manifest.problem(path, f"{host}:{port}: {why}")
     for manifest in overlay.manifests:
-        yield from _of_a_ray_cluster(manifest, overlay)
+        yield from _of_a_ray_cluster(manifest, overlay, not_checked)
 
 
-def _of_a_ray_cluster(manifest: Manifest, overlay: Overlay) -> Iterator[Problem]:
+def _of_a_ray_cluster(manifest: Manifest, overlay: Overlay, not_checked: Counter[str]) -> Iterator[Problem]:
+    """Its nodes talk to one another at all ports, and who submits to the head at one."""
     pods = list(pods_of(manifest))
-    for head in (pod for pod in pods if pod.ray_role == "head"):
-        for pod in pods:
-            ways: list[tuple[Pod, Pod, int | None]]
-            if pod.ray_role is None:
-                ways = [(pod, head, _JOBS_PORT)]
-            else:
-                ways = [(pod, head, _EVERY_PORT), (head, pod, _EVERY_PORT)] if pod is not head else []
-            for here, there, port in ways:
-                if why := _shut_out(here, there, port, overlay):
-                    yield manifest.problem(pod.path, why)
+    nodes = [pod for pod in pods if pod.ray_role]
+    ways = [(a, b, _EVERY_PORT) for a, b in product(nodes, nodes) if a is not b or a.count > 1]
+    heads = [pod for pod in nodes if pod.ray_role == "head"]
+    ways += [(pod, head, _Ports(_JOBS_PORT, _JOBS_PORT)) for pod in pods if not pod.ray_role for head in heads]
+    for here, there, ports in ways:
+        if why := _shut_out(here, there, ports, overlay, not_checked):
+            yield manifest.problem(here.path, why)
 
 
 def _named_by(pod: Pod, overlay: Overlay) -> Iterator[tuple[str, str, int]]:
     """By its own text, by the ConfigMaps that it is given, and by what KubeRay tells a head."""
-    yield from addresses_in(pod.spec)
-    maps = {m.name: m for m in overlay.of_kind("ConfigMap") if m.namespace == pod.manifest.namespace}
-    mounted = {volume.get("configMap", {}).get("name") for volume in pod.spec.get("volumes", [])}
-    given = {source.get("configMapRef", {}).get("name") for c in pod.containers for source in c.get("envFrom", [])}
-    for name in sorted((mounted | given) & maps.keys()):
-        for path, host, port in addresses_in(maps[name].body.get("data") or {}):
-            yield f"(ConfigMap {name}).{path}", host, port
-    if pod.ray_role == "head" and (found := ray_cluster_of(pod.manifest)):
-        yield from addresses_in({"gcsFaultToleranceOptions": found[1].get("gcsFaultToleranceOptions") or {}})
+    yield from addresses_in({f"{pod.path}.spec": pod.spec})
+    for name in sorted(_config_maps(pod)):
+        if found := overlay.find("ConfigMap", name, pod.manifest.namespace):
+            for path, host, port in addresses_in(found.body.get("data", {})):
+                yield f"{pod.path} (ConfigMap {name}: {path})", host, port
+    if pod.ray_role == "head":
+        ray_cluster = pod.path.removesuffix(".headGroupSpec.template")
+        holders = {"spec": pod.manifest.spec, ray_cluster: pod.ray_cluster}  # which are one for a RayCluster
+        for where, holder in holders.items():
+            yield from addresses_in({f"{where}.{key}": holder[key] for key in _BESIDE_PODS if key in holder})
 
 
-def _shut_out(here: Pod, there: Pod, port: int | str | None, overlay: Overlay) -> str | None:
-    """Why one pod does not reach the other's port; None where it does."""
+def _config_maps(pod: Pod) -> set[str]:
+    volumes = pod.spec.get("volumes", [])
+    sources = [volume.get("configMap") for volume in volumes]
+    sources += [s.get("configMap") for volume in volumes for s in volume.get("projected", {}).get("sources", [])]
+    for container in pod.containers:
+        sources += [source.get("configMapRef") for source in container.get("envFrom", [])]
+        sources += [each.get("valueFrom", {}).get("configMapKeyRef") for each in container.get("env", [])]
+    return {source["name"] for source in sources if source}
+
+
+def _shut_out(here: Pod, there: Pod, ports: _Ports, overlay: Overlay, not_checked: Counter[str]) -> str | None:
+    """Why one pod does not reach the other; None where it does, or nobody can tell."""
     for pod, other, direction in ((there, here, "Ingress"), (here, there, "Egress")):
         policies = [p for p in overlay.of_kind("NetworkPolicy") if _is_for(p, pod, direction)]
-        if policies and not any(_admits(p, direction, other, there, port, overlay) for p in policies):
-            names = ", ".join(policy.name for policy in policies)
-            at = "every port" if port is None else f"port {port}"
-            if direction == "Ingress":
-                return f"no NetworkPolicy of {_name(there)} ({names}) lets {_name(here)} in at {at}"
-            return f"no NetworkPolicy of {_name(here)} ({names}) lets it out to {_name(there)} at {at}"
+        peers = [peer for p in policies for peer in _peers(p, direction, ports, there)]
+        if not policies or any(_is_peer(policy, peer, other, overlay) for policy, peer in peers):
+            continue
+        if any("ipBlock" in peer for _, peer in peers):
+            not_checked[f"whether {_name(here)} reaches {_name(there)}: policies by addresses (ipBlock)"] += 1
+            continue
+        names = ", ".join(policy.name for policy in policies)
+        if direction == "Ingress":
+            return f"no NetworkPolicy of {_name(there)} ({names}) lets {_name(here)} in at {ports}"
+        return f"no NetworkPolicy of {_name(here)} ({names}) lets it out to {_name(there)} at {ports}"
     return None
 
 
 def _is_for(policy: Manifest, pod: Pod, direction: str) -> bool:
     spec = policy.spec
-    directions = spec.get("policyTypes") or ["Ingress", *(["Egress"] if "egress" in spec else [])]
+    directions = spec.get("policyTypes") or ["Ingress", *(["Egress"] if spec.get("egress") else [])]
     here = policy.namespace == pod.manifest.namespace
-    return here and direction in directions and selects(spec.get("podSelector") or {}, pod.labels)
+    return here and direction in directions and selects(spec.get("podSelector", {}), pod.labels)
 
 
-def _admits(
-    policy: Manifest, direction: str, other: Pod, target: Pod, port: int | str | None, overlay: Overlay
-) -> bool:
+def _peers(
+    policy: Manifest, direction: str, ports: _Ports, target: Pod
+) -> Iterator[tuple[Manifest, Mapping[str, Any]]]:
+    """Whom the rules for those ports let in or out; a rule that names nobody means all."""
     rules, peers = ("ingress", "from") if direction == "Ingress" else ("egress", "to")
-    return any(
-        _has_peer(rule.get(peers) or [], other, policy, overlay) and _has_port(rule.get("ports") or [], port, target)
-        for rule in policy.spec.get(rules) or []
-    )
+    for rule in policy.spec.get(rules, []):
+        entries = rule.get("ports", [])
+        if not entries or any(_covers(entry, ports, target) for entry in entries):
+            for peer in rule.get(peers) or [{"namespaceSelector": {}}]:
+                yield policy, peer
 
 
-def _has_peer(peers: list[Mapping[str, Any]], other: Pod, policy: Manifest, overlay: Overlay) -> bool:
-    return not peers or any(_is_peer(peer, other, policy, overlay) for peer in peers)
-
-
-def _is_peer(peer: Mapping[str, Any], other: Pod, policy: Manifest, overlay: Overlay) -> bool:
+def _is_peer(policy: Manifest, peer: Mapping[str, Any], other: Pod, overlay: Overlay) -> bool:
+    namespace = other.manifest.namespace
     if "ipBlock" in peer:  # of addresses that nobody knows before the pods are there
         return False
-    namespace = other.manifest.namespace
     if "namespaceSelector" in peer:
-        own = next(
-            (m.body["metadata"].get("labels") or {} for m in overlay.of_kind("Namespace") if m.name == namespace), {}
-        )
-        if not selects(peer["namespaceSelector"], {_NAME_OF_NAMESPACE: namespace, **own}):
+        if not selects(peer["namespaceSelector"], overlay.labels_of(namespace)):
             return False
     elif namespace != policy.namespace:
         return False
-    return selects(peer.get("podSelector") or {}, other.labels)
+    return selects(peer.get("podSelector", {}), other.labels)
 
 
-def _has_port(ports: list[Mapping[str, Any]], port: int | str | None, target: Pod) -> bool:
-    if not ports:
-        return True
-    if port is None:
+def _covers(entry: Mapping[str, Any], ports: _Ports, target: Pod) -> bool:
+    if entry.get("protocol", "TCP") != "TCP":
         return False
-    return any(_covers(entry, port, target) for entry in ports if entry.get("protocol", "TCP") == "TCP")
-
-
-def _covers(entry: Mapping[str, Any], port: int | str, target: Pod) -> bool:
     if "port" not in entry:
         return True
     first = _number(entry["port"], target)
-    if isinstance(first, int) and isinstance(port, int):
-        return first <= port <= entry.get("endPort", first)
-    return first == port
+    if isinstance(first, int) and isinstance(ports.first, int) and isinstance(ports.last, int):
+        return first <= ports.first and ports.last <= entry.get("endPort", first)
+    return ports.first == ports.last == first
 
 
 def _number(port: int | str, pod: Pod) -> int | str:
@@ -127,8 +148,6 @@ def _number(port: int | str, pod: Pod) -> int | str:
 
 
 def _name(pod: Pod) -> str:
-    return (
-        f"the {pod.ray_role} of {pod.manifest.name}"
-        if pod.ray_role
-        else f"the pod of {pod.manifest.kind} {pod.manifest.name}"
-    )
+    if pod.ray_role:
+        return f"the {pod.ray_role} of {pod.manifest.name}"
+    return f"the pod of {pod.manifest.kind} {pod.manifest.name}"

@@ -71,7 +71,7 @@ def environment_of(pod: Pod, overlay: Overlay) -> dict[str, str]:
 
 
 def _of_a_job(manifest: Manifest, overlay: Overlay, readers: Readers) -> list[StepConfig]:
-    if "clusterSelector" in manifest.spec:  # its pods are somebody else's
+    if "rayClusterSpec" not in manifest.spec:  # its pods are somebody else's
         return []
     try:
         words = shlex.split(manifest.spec.get("entrypoint") or "")

@@ -48,11 +48,13 @@ def own_metrics() -> frozenset[str]:
 
 def _of_doubles(overlay: Overlay) -> Iterator[Problem]:
     """Of two objects of one name, that which is applied last is there."""
-    seen: dict[tuple[str, str, str], Manifest] = {}
+    seen: dict[tuple[str, str, str, str], Manifest] = {}
     for manifest in overlay.manifests:
-        first = seen.setdefault((manifest.kind, manifest.namespace, manifest.name), manifest)
-        if first is not manifest:
-            yield manifest.problem("metadata.name", f"is in {first.part}, too: whichever is applied last is there")
+        group = str(manifest.body["apiVersion"]).rpartition("/")[0]
+        first = seen.setdefault((group, manifest.kind, manifest.namespace, manifest.name), manifest)
+        if first.body != manifest.body:
+            what = f"is in {first.part}, too, and not the same: whichever is applied last is there"
+            yield manifest.problem("metadata.name", what)
 
 
 def _of_images(pod: Pod) -> Iterator[Problem]:

@@ -5,10 +5,11 @@ The profile `restricted` of Kubernetes' pod security standards, in the namespace
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.validation.manifests import Manifest, Overlay, Pod, Problem, ray_cluster_of
+from cluster.validation.manifests import Manifest, Overlay, Pod, Problem
 
 _ENFORCED = "pod-security.kubernetes.io/enforce"
 _OF_THE_NODE = ("hostNetwork", "hostPID", "hostIPC")
@@ -18,29 +19,31 @@ _VOLUMES = {
     "downwardAPI",
     "emptyDir",
     "ephemeral",
+    "image",
     "persistentVolumeClaim",
     "projected",
     "secret",
 }
 _CAPABILITIES = {"NET_BIND_SERVICE"}
+_PROFILES = ("RuntimeDefault", "Localhost")
 _WHERE = "in a restricted namespace"
 
 
-def problems(overlay: Overlay) -> Iterator[Problem]:
-    restricted = {
-        m.name
-        for m in overlay.of_kind("Namespace")
-        if (m.body["metadata"].get("labels") or {}).get(_ENFORCED) == "restricted"
-    }
+def problems(overlay: Overlay, not_checked: Counter[str]) -> Iterator[Problem]:
     for pod in overlay.pods():
-        if pod.manifest.namespace in restricted:
+        namespace = pod.manifest.namespace
+        if not overlay.has("Namespace", namespace):
+            not_checked[f"whether pod security takes the pods: namespace {namespace} is not in the overlay"] += 1
+        if overlay.labels_of(namespace).get(_ENFORCED) == "restricted":
             yield from _of_a_pod(pod)
-    for manifest in overlay.manifests:
-        if manifest.namespace in restricted:
-            yield from _of_added_containers(manifest)
+            yield from _of_what_kuberay_adds(pod)
+    for manifest in overlay.of_kind("RayJob"):
+        if overlay.labels_of(manifest.namespace).get(_ENFORCED) == "restricted":
+            yield from _of_a_submitter(manifest)
 
 
 def _of_a_pod(pod: Pod) -> Iterator[Problem]:
+    of_pod = pod.spec.get("securityContext", {})
     for name in _OF_THE_NODE:
         if pod.spec.get(name):
             yield pod.problem(name, f"is refused {_WHERE}")
@@ -48,21 +51,29 @@ def _of_a_pod(pod: Pod) -> Iterator[Problem]:
         for kind in volume.keys() - {"name"} - _VOLUMES:
             what = f"is refused {_WHERE}; take one of {', '.join(sorted(_VOLUMES))}"
             yield pod.problem(f"volumes[{number}].{kind}", what)
-    for number, container in enumerate(pod.containers):
-        for field, what in _of_a_container(container, pod.spec.get("securityContext") or {}):
-            yield pod.problem(f"containers[{number}].{field}", f"{what} {_WHERE}")
+    # What the pod says is refused even where each container says otherwise.
+    if of_pod.get("runAsUser") == 0:
+        yield pod.problem("securityContext.runAsUser", f"must not be 0 {_WHERE}")
+    if of_pod.get("runAsNonRoot") is False:
+        yield pod.problem("securityContext.runAsNonRoot", f"must not be false {_WHERE}")
+    if of_pod.get("seccompProfile", {}).get("type", _PROFILES[0]) not in _PROFILES:
+        yield pod.problem("securityContext.seccompProfile", f"must be {' or '.join(_PROFILES)} {_WHERE}")
+    for kind in ("initContainers", "containers"):
+        for number, container in enumerate(pod.spec.get(kind, [])):
+            for field, what in _of_a_container(container, of_pod):
+                yield pod.problem(f"{kind}[{number}].{field}", f"{what} {_WHERE}")
 
 
 def _of_a_container(container: Mapping[str, Any], of_pod: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    own = container.get("securityContext") or {}
+    own = container.get("securityContext", {})
     effective = {**of_pod, **own}
-    capabilities = own.get("capabilities") or {}
+    capabilities = own.get("capabilities", {})
     if effective.get("runAsNonRoot") is not True:
         yield "securityContext.runAsNonRoot", "must be true, here or for the pod,"
-    if effective.get("runAsUser") == 0:
+    if own.get("runAsUser") == 0:
         yield "securityContext.runAsUser", "must not be 0"
-    if (effective.get("seccompProfile") or {}).get("type") not in ("RuntimeDefault", "Localhost"):
-        yield "securityContext.seccompProfile", "must be RuntimeDefault, here or for the pod,"
+    if effective.get("seccompProfile", {}).get("type") not in _PROFILES:
+        yield "securityContext.seccompProfile", f"must be {_PROFILES[0]}, here or for the pod,"
     if own.get("privileged"):
         yield "securityContext.privileged", "is refused"
     if own.get("allowPrivilegeEscalation") is not False:
@@ -75,21 +86,21 @@ def _of_a_container(container: Mapping[str, Any], of_pod: Mapping[str, Any]) -> 
         yield "ports", "must not take ports of the node"
 
 
-def _of_added_containers(manifest: Manifest) -> Iterator[Problem]:
-    """Those of KubeRay's, which have no rules of their own."""
-    if found := ray_cluster_of(manifest):
-        path, cluster = found
-        options = cluster.get("autoscalerOptions") or {}
-        if cluster.get("enableInTreeAutoscaling") and not _is_bounded(options.get("securityContext") or {}):
-            what = f"must have allowPrivilegeEscalation: false and capabilities: {{drop: [ALL]}} {_WHERE}"
-            yield manifest.problem(f"{path}.autoscalerOptions.securityContext", what)
-    submits = manifest.kind == "RayJob" and manifest.spec.get("submissionMode", "K8sJobMode") == "K8sJobMode"
-    if submits and "submitterPodTemplate" not in manifest.spec:
+def _of_what_kuberay_adds(pod: Pod) -> Iterator[Problem]:
+    """The autoscaler runs in the head's pod, by what the cluster says for it."""
+    if pod.ray_role == "head" and pod.ray_cluster.get("enableInTreeAutoscaling"):
+        options = pod.ray_cluster.get("autoscalerOptions", {})
+        for field, what in _of_a_container(options, pod.spec.get("securityContext", {})):
+            where = pod.path.removesuffix(".headGroupSpec.template")
+            yield pod.manifest.problem(f"{where}.autoscalerOptions.{field}", f"{what} {_WHERE}")
+
+
+def _of_a_submitter(job: Manifest) -> Iterator[Problem]:
+    """KubeRay's own has no securityContext."""
+    mode = job.spec.get("submissionMode", "K8sJobMode")
+    if mode == "K8sJobMode" and "submitterPodTemplate" not in job.spec:
         what = f"is missing: the pod that KubeRay makes without it is refused {_WHERE}"
-        yield manifest.problem("spec.submitterPodTemplate", what)
-
-
-def _is_bounded(context: Mapping[str, Any]) -> bool:
-    """The rest is said for it by its pod."""
-    dropped = (context.get("capabilities") or {}).get("drop", [])
-    return context.get("allowPrivilegeEscalation") is False and "ALL" in dropped
+        yield job.problem("spec.submitterPodTemplate", what)
+    if mode == "SidecarMode":
+        what = f"{mode}: the container that KubeRay puts beside the head is refused {_WHERE}; take K8sJobMode"
+        yield job.problem("spec.submissionMode", what)

@@ -1,4 +1,4 @@
-"""Who is found by which name, and who asks for it."""
+"""Names that addresses may have: Services of the overlay, and those that KubeRay makes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cluster.validation.manifests import Manifest, Overlay, Pod, pods_of, select
 from rayapp.nested import texts_in
 
 _URL = re.compile(r"\b[a-z][a-z0-9+]*://(?:[^@/\s\"']*@)?([a-z][a-z0-9-]*)(\.[a-z0-9.-]+)?:(\d+)")
-_HEAD_PORTS = (6379, 8265, 10001)
-_SERVE_PORT = 8000
+_HEAD_PORTS: dict[int, str | int] = {6379: 6379, 8265: 8265, 10001: 10001}
+_SERVE_PORTS: dict[int, str | int] = {8000: 8000}
 _REDIS = "gcsFaultToleranceOptions.redisAddress"
 
 
 @dataclass(frozen=True)
 class Service:
-    """A Service of the overlay, or one that KubeRay makes."""
+    """A name in a namespace, and who answers to it."""
 
     name: str
     namespace: str
@@ -26,7 +26,7 @@ class Service:
     """Port of the Service → port of its pods."""
     pods: Sequence[Pod]
     elsewhere: bool = False
-    """The name of a server outside, whose ports are its own affair."""
+    """A server outside, whose ports are its own affair."""
 
 
 def services_of(overlay: Overlay) -> dict[tuple[str, str], Service]:
@@ -35,9 +35,9 @@ def services_of(overlay: Overlay) -> dict[tuple[str, str], Service]:
     for manifest in overlay.of_kind("RayCluster", "RayService"):
         pods = list(pods_of(manifest))
         heads = [pod for pod in pods if pod.ray_role == "head"]
-        found.append(Service(f"{manifest.name}-head-svc", manifest.namespace, _same(_HEAD_PORTS), heads))
+        found.append(Service(f"{manifest.name}-head-svc", manifest.namespace, _HEAD_PORTS, heads))
         if manifest.kind == "RayService":
-            found.append(Service(f"{manifest.name}-serve-svc", manifest.namespace, _same([_SERVE_PORT]), pods))
+            found.append(Service(f"{manifest.name}-serve-svc", manifest.namespace, _SERVE_PORTS, pods))
     return {(service.namespace, service.name): service for service in found}
 
 
@@ -53,11 +53,8 @@ def addresses_in(value: Any) -> Iterator[tuple[str, str, int]]:
 def _of_a_manifest(manifest: Manifest, overlay: Overlay) -> Service:
     spec = manifest.spec
     ports = {port["port"]: port.get("targetPort", port["port"]) for port in spec.get("ports", [])}
-    chosen = {"matchLabels": spec.get("selector") or {}}
-    pods = [p for p in overlay.pods() if p.manifest.namespace == manifest.namespace and selects(chosen, p.labels)]
-    elsewhere = spec.get("type") == "ExternalName"
-    return Service(manifest.name, manifest.namespace, ports, pods if spec.get("selector") else [], elsewhere)
-
-
-def _same(ports: Sequence[int]) -> dict[int, str | int]:
-    return {port: port for port in ports}
+    pods: list[Pod] = []
+    if labels := spec.get("selector"):
+        here = (pod for pod in overlay.pods() if pod.manifest.namespace == manifest.namespace)
+        pods = [pod for pod in here if selects({"matchLabels": labels}, pod.labels)]
+    return Service(manifest.name, manifest.namespace, ports, pods, spec.get("type") == "ExternalName")

@@ -30,8 +30,8 @@ def validate(overlay: Overlay, schemas: Schemas, readers: Readers) -> Verdict:
         programs, problems = read_programs(overlay, readers)
         problems += [problem for manifest in overlay.manifests for problem in kuberay.problems(manifest)]
         problems += references.problems(overlay)
-        problems += safety.problems(overlay)
-        problems += policies.problems(overlay)
+        problems += safety.problems(overlay, not_checked)
+        problems += policies.problems(overlay, not_checked)
         problems += queues.problems(overlay, not_checked)
         problems += nodes.problems(overlay, programs, not_checked)
     return Verdict(len(overlay.manifests), problems, not_checked)

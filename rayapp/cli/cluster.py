@@ -75,7 +75,7 @@ def validate_command(
     """Check manifests before a cluster sees them.
 
     Against schemas and KubeRay's rules; what jobs and applications are told; whether all that is named is there, and
-    whether there are nodes for the pods.
+    lets the pods in; pod security, queues, and nodes that hold them.
 
     Example: `rayapp cluster validate eks-prod --crds crds/`
     """

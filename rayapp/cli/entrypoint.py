@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 from rayapp.config import StepConfig, load_config
 from rayapp.errors import UserError
 
-_SETTINGS = {
+SETTINGS_OF = {
     "ablate": "pipelines.config:AblateConfig",
     "adapt": "pipelines.config:AdaptConfig",
     "audition": "pipelines.config:SynthesisConfig",
@@ -28,7 +28,7 @@ _SETTINGS = {
     "train": "pipelines.config:TrainConfig",
     "tune-batch": "pipelines.config:TrainConfig",
 }
-"""Of the commands that have a file of settings."""
+"""What the commands that have a file of settings read it as."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def read_entrypoint(words: Sequence[str], environment: Mapping[str, str] | None 
         raise UserError(f"`{shown}` is no command: {error.format_message()}") from None
     except typer.Exit:
         raise UserError(f"`{shown}` only explains itself: run it here") from None
-    if words[0] not in _SETTINGS:
+    if words[0] not in SETTINGS_OF:
         return Entrypoint(tuple(words), None)
-    module, _, kind = _SETTINGS[words[0]].partition(":")
+    module, _, kind = SETTINGS_OF[words[0]].partition(":")
     file: Path | None = context.params.get("config_file")
     settings = load_config(
         getattr(import_module(module), kind), file, context.params.get("overrides") or [], environment

@@ -38,13 +38,15 @@ def tracker(tmp_path_factory):
             [Path(sys.executable).parent / program, *words], env=environment, stdout=log, stderr=log, process_group=0
         )
     url, deadline = f"http://localhost:{port}", time.monotonic() + PATIENCE_SECONDS
-    while not is_well(url):
-        assert server.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.2)
-    yield url, folder / "bucket"
-    os.killpg(server.pid, signal.SIGTERM)
-    server.wait(PATIENCE_SECONDS)
+    try:
+        while not is_well(url):
+            assert server.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, "waited too long"
+            time.sleep(0.2)
+        yield url, folder / "bucket"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(PATIENCE_SECONDS)
 
 
 def is_well(url):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import SynthesisConfig, TrainConfig
-from rayapp.cli.entrypoint import read_entrypoint
+from rayapp.cli.entrypoint import SETTINGS_OF, read_entrypoint
 from rayapp.errors import UserError
 from rayapp.inside import require_inside
 from rayapp.storage import open_filesystem
@@ -38,7 +38,7 @@ def synthesis(base_url):
         (ServeConfig(), {"HF_HUB_OFFLINE": "0"}, r"the hub of models is outside \(huggingface\.co\)"),
         (SynthesisConfig(output="s3://speech/made"), {}, r"output is outside \(s3\.amazonaws\.com\)"),
         (SynthesisConfig(output="S3://speech/made?endpoint_override=evil.com"), {}, r"output is outside \(evil\.com\)"),
-        (SynthesisConfig(output="gs://speech/made"), {}, r"output is outside \(speech\)"),
+        (SynthesisConfig(output="gs://mlflow/made"), {}, r"output is outside \(storage\.googleapis\.com\)"),
         (synthesis("HTTPS://api.OpenAI.com/v1"), {}, r"is outside \(api\.openai\.com\)"),
         (ServeConfig(), {"MLFLOW_REGISTRY_URI": "https://mlflow.example.com"}, "MLFLOW_REGISTRY_URI is outside"),
     ],
@@ -70,12 +70,12 @@ def test_who_is_inside_is_let_be(settings, environment):
 
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-OF_SETTINGS = ["ablate", "adapt", "evaluate", "quickstart", "release", "serve", "synthesize", "train"]
+FILE_OF = {"audition": "synthesize", "plan": "synthesize", "tune-batch": "train"}
 
 
-@pytest.mark.parametrize("command", OF_SETTINGS)
+@pytest.mark.parametrize("command", SETTINGS_OF)
 def test_every_command_with_settings_asks(command):
-    words = [command, str(CONFIGS / f"{command}.yaml")]
+    words = [command, str(CONFIGS / f"{FILE_OF.get(command, command)}.yaml")]
     read_entrypoint(words, INSIDE)
     with pytest.raises(UserError, match="MLFLOW_TRACKING_URI is outside"):
         read_entrypoint(words, INSIDE | {"MLFLOW_TRACKING_URI": "https://mlflow.example.com"})
@@ -99,7 +99,7 @@ def test_an_application_of_serve_asks(monkeypatch):
 
 def test_storage_asks_whoever_names_it(monkeypatch):
     monkeypatch.setenv("RAYAPP_INSIDE_ONLY", "*.hospital.internal")
-    with pytest.raises(UserError, match=r"location is outside \(s3\.amazonaws\.com\).*set AWS_ENDPOINT_URL"):
+    with pytest.raises(UserError, match=r"s3://speech/made is outside \(s3\.amazonaws\.com\).*set AWS_ENDPOINT_URL"):
         open_filesystem("s3://speech/made")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://s3.hospital.internal")
     open_filesystem("s3://speech/made")

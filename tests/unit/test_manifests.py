@@ -95,14 +95,23 @@ def test_what_a_crd_does_not_know_is_refused(production, schemas, where, at, val
     ("where", "at", "value"),
     [
         ("RayJob training", "spec.rayClusterSpec.workerGroupSpecs.0.template.spec.containers.0.resources.requests", {}),
-        ("RayService serving", "spec.rayClusterConfig.workerGroupSpecs.0.template.metadata.annotations", None),
+        ("RayService serving", "spec.rayClusterConfig.workerGroupSpecs.0.template.metadata.annotations", {}),
         ("NodePool cpu", "spec.template.spec.requirements.1.operator", "NotIn"),
-        ("Deployment mlflow", "metadata.labels", None),
+        ("Deployment mlflow", "metadata.labels", {}),
         ("Deployment gateway", "spec.template.spec.containers.0.resources.requests.cpu", "1e3m"),
+        ("NetworkPolicy ray-training", "spec.egress", []),
+        ("NetworkPolicy ray-training", "spec.ingress.0.ports", [{"port": 1, "endPort": 65535}]),
+        ("NetworkPolicy ray-training", "spec.ingress.0.ports", [{"protocol": "TCP"}]),
+        ("NetworkPolicy to-mlflow", "spec.ingress.0.from", [{"ipBlock": {"cidr": "10.0.0.0/16"}}]),
+        ("NetworkPolicy ray-development", "spec.podSelector.matchLabels", {"ray.io/cluster": "development"}),
+        ("NetworkPolicy ray-synthesis", "spec.ingress.0.from.0.podSelector.matchLabels", {"ray.io/is-ray-node": "yes"}),
+        ("ClusterQueue training", "spec.resourceGroups.0.flavors.0.resources.0.nominalQuota", "720"),
+        ("RayJob synthesis", "spec.rayClusterSpec.workerGroupSpecs.0.maxReplicas", None),
+        ("RayCluster development", "spec.headGroupSpec.template.spec.nodeSelector", {"nodegroup": "system"}),
     ],
 )
 def test_what_is_odd_and_good_is_let_be(production, no_schemas, where, at, value):
-    change = {"in": where, "at": at, "set": {} if value is None else value}
+    change = {"in": where, "at": at, "set": value}
     assert told_of(changed(production, **change), no_schemas) == []
 
 
@@ -112,9 +121,12 @@ def told_of(overlay, schemas):
 
 def test_an_object_in_two_parts_is_told_with_both(production, no_schemas):
     (mlflow,) = (m for m in production.of_kind("Service") if m.name == "mlflow")
-    twice = [*production.manifests, Manifest("eks-prod/serving", mlflow.body)]
+    other = Manifest("eks-prod/serving", {**mlflow.body, "spec": {**mlflow.spec, "type": "NodePort"}})
+    same = Manifest("eks-prod/training", mlflow.body)
+    twice = [*production.manifests, other, same]
     told = told_of(Overlay(production.name, twice, production.expected), no_schemas)
-    assert any("eks-prod/serving: Service mlflow" in p and "is in eks-prod/platform, too" in p for p in told), told
+    assert [p.partition(": ")[0] for p in told] == ["eks-prod/serving"]
+    assert "is in eks-prod/platform, too" in told[0]
 
 
 def test_all_applications_of_a_service_need_their_gpus(production, no_schemas):
@@ -148,6 +160,26 @@ def test_a_database_may_be_elsewhere(production, no_schemas):
     elsewhere = {"type": "ExternalName", "externalName": "rayapp.rds.example.com"}
     overlay = changed(production, **{"in": "Service postgres", "at": "spec", "set": elsewhere})
     assert told_of(overlay, no_schemas) == []
+
+
+def test_a_key_of_null_is_a_key_that_is_not_there(tmp_path, no_schemas):
+    pod = {"containers": [{"name": "a", "image": "a:1", "env": None, "envFrom": None, "resources": None}]}
+    pod |= {"volumes": None, "initContainers": None, "securityContext": None}
+    template = {"metadata": {"labels": {"app": "a"}}, "spec": pod}
+    specs = {
+        ("v1", "Service"): {"type": "ExternalName", "externalName": "a.example.com", "ports": None},
+        ("apps/v1", "Deployment"): {"selector": {"matchLabels": {"app": "a"}}, "template": template},
+    }
+    objects = [
+        {"apiVersion": version, "kind": kind, "metadata": {"name": "a", "labels": None}, "spec": spec}
+        for (version, kind), spec in specs.items()
+    ]
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part/objects.yaml").write_text(yaml.safe_dump_all(objects))
+    kustomization = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    kustomization["resources"] = ["objects.yaml"]
+    (tmp_path / "part/kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    assert told_of(open_overlay(str(tmp_path)), no_schemas) == []
 
 
 def test_the_command_says_where_in_full(tmp_path):

@@ -44,13 +44,13 @@ def test_every_command_that_reads_settings_is_known_to_read_them():
     from pathlib import Path
 
     import rayapp.cli
-    from rayapp.cli.entrypoint import _SETTINGS
+    from rayapp.cli.entrypoint import SETTINGS_OF
 
     files = Path(rayapp.cli.__file__).parent.glob("*.py")
     reading = {file.stem.replace("_", "-"): file.read_text() for file in files if "load_config(" in file.read_text()}
     reading.pop("entrypoint")
-    assert reading.keys() == _SETTINGS.keys()
-    for name, kind in _SETTINGS.items():
+    assert reading.keys() == SETTINGS_OF.keys()
+    for name, kind in SETTINGS_OF.items():
         assert f"load_config({kind.partition(':')[2]}," in reading[name]
 
 
