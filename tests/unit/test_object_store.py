@@ -92,14 +92,14 @@ def test_objects_of_somebody_else_are_not_replaced(s3):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """A location on a store that takes everything, and the list of what it was asked."""
+    """A location on a store that takes what comes whole and nothing in parts, and the list of what it was asked."""
     requests = []
 
     @Request.application
     def takes(request):
         request.get_data()
         requests.append((request.method, request.path))
-        return Response(headers={"ETag": '"x"'})
+        return Response(headers={"ETag": '"x"'}, status=200 if request.method == "PUT" else 403)
 
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
         monkeypatch.setenv(f"AWS_{name}", "tests")
@@ -115,6 +115,13 @@ def test_a_small_file_is_one_request(asked):
     with open_output(join(location, "data", "train.parquet")) as stream:
         stream.write(b"x")
     assert requests == [("PUT", "/b/out/blocks/round-00/shard.parquet"), ("PUT", "/b/out/data/train.parquet")]
+
+
+def test_a_large_file_that_fails_leaves_what_was_there(asked):
+    location, requests = asked
+    with pytest.raises(OSError, match="initiating multiple part upload"):
+        write_file(join(location, "shard.parquet"), b"x" * 30_000_000)
+    assert ("PUT", "/b/out/shard.parquet") not in requests
 
 
 def test_shards_are_read_in_the_order_of_their_names(s3):
