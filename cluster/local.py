@@ -125,6 +125,9 @@ class LocalCluster:
 
     def start_head(self) -> None:
         """Start it, or start it again at the same address."""
+        self.head = self._started(self._begin_head, set())
+
+    def _begin_head(self) -> LocalNode:
         (self.folder / _RUNNING).unlink(missing_ok=True)  # or Ray takes the one that was killed to be alive
         words = [
             "--head",
@@ -138,12 +141,15 @@ class LocalCluster:
             *self.head_shape.words(),
         ]
         environment = {"RAY_REDIS_ADDRESS": self.redis} if self.redis else {}
-        self.head = self._start(words, subprocess.Popen, "head", environment)
-        self._wait_for(self.head, set())
+        return self._begin(words, subprocess.Popen, "head", environment)
 
     def add_node(self) -> LocalNode:
         """One more; returns once the head knows it."""
-        there = {node.node_id for node in self.alive()}
+        node = self._started(self._begin_node, {node.node_id for node in self.alive()})
+        self.nodes.append(node)
+        return node
+
+    def _begin_node(self) -> LocalNode:
         address = self.network.next_address()
         words = [
             f"--address={self.address}",
@@ -154,10 +160,7 @@ class LocalCluster:
         # Each node unpacks the folders of jobs there anew, whoever runs in one.
         own = (self.folder / "session_latest" / "runtime_resources").resolve()
         own.mkdir(exist_ok=True)
-        node = self._start(words, partial(self.network.start, address=address, own=own), f"node-{len(self.nodes)}")
-        self.nodes.append(node)
-        self._wait_for(node, there)
-        return node
+        return self._begin(words, partial(self.network.start, address=address, own=own), f"node-{len(self.nodes)}")
 
     def alive(self) -> list[Any]:
         """Ray's `NodeState`s of what the head takes to be there."""
@@ -170,7 +173,20 @@ class LocalCluster:
         for node in [*self.nodes, *([self.head] if hasattr(self, "head") else [])]:
             node.kill()
 
-    def _start(
+    def _started(self, begin: Callable[[], LocalNode], earlier: Container[str]) -> LocalNode:
+        """Ray gives a node 30 s, which a busy machine exceeds: then it is begun again."""
+        for last in (False, False, True):
+            node = begin()
+            try:
+                self._wait_for(node, earlier)
+                return node
+            except BaseException as error:
+                node.kill()
+                if last or not isinstance(error, UserError):
+                    raise
+        raise AssertionError
+
+    def _begin(
         self,
         words: Sequence[str],
         start: Callable[..., subprocess.Popen[Any]],
