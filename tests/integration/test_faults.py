@@ -177,10 +177,10 @@ def test_what_a_head_leaves_and_what_it_takes_along(nodes, tmp_path, monkeypatch
     def submit(*options):
         return run("submit", *options, "--json", "--", "synthesize", "settings.yaml")
 
-    survivor = actor(
-        nodes,
-        "import os; print(ray.get(ray.remote(Survivor).options(name='s', lifetime='detached').remote().pid.remote()))",
-    )
+    # On the head, it would go with it.
+    place = f"NodeAffinitySchedulingStrategy({nodes.nodes[0].id!r}, soft=False)"
+    options = f"name='s', lifetime='detached', scheduling_strategy={place}"
+    survivor = actor(nodes, f"print(ray.get(ray.remote(Survivor).options({options}).remote().pid.remote()))")
     first = submit("--no-wait")
     until(lambda: len(shards(output)) >= 2)
     nodes.head.kill()
@@ -204,6 +204,7 @@ def actor(cluster, code):
     """Runs code in a driver of its own on the cluster; what it prints."""
     script = f"""
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
         ray.init("{cluster.address}", namespace="faults", log_to_driver=False, logging_level="ERROR")
         class Survivor:
             def pid(self):
