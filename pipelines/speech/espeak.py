@@ -16,6 +16,7 @@ import itertools
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -216,11 +217,15 @@ def _can_say(text: str, language: str) -> bool:
 
 def has_voice(voice: str) -> bool:
     """Whether espeak-ng has the accent and the speaker; itself it takes an unknown speaker for none."""
-    _, _, speaker = voice.partition("+")
-    if speaker and not (_DATA / "voices" / "!v" / speaker).is_file():
-        return False
+    accent, _, speaker = voice.partition("+")
+    return (not speaker or (_DATA / "voices" / "!v" / speaker).is_file()) and _has_accent(accent)
+
+
+@cache
+def _has_accent(accent: str) -> bool:
+    """Asked once: the library takes milliseconds to start, and hundreds of voices share some twenty accents."""
     try:
-        with _library(voice):
+        with _library(accent):
             return True
     except ValueError:
         return False
