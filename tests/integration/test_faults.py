@@ -218,15 +218,17 @@ def actor(cluster, code):
     return done.stdout.strip()
 
 
-def test_a_server_loses_a_node_with_notice_and_one_without_and_no_request_fails(nodes, rayapp, small_model, recording):
+def test_a_server_loses_a_node_with_notice_and_one_without_and_no_request_fails(nodes, rayapp, recording, tmp_path):
     """The ingress is on the head, where nobody is lost; a recogniser is on each of the others."""
+    from rayapp.asr.tiny_whisper import tiny_whisper
     from serve.run import free_port
 
     port = free_port()
+    tiny_whisper(tmp_path / "whisper", ["please start losartan today"])
     server = rayapp(
         "serve",
         address=nodes.address,
-        models=[{"name": "medical-asr", "source": str(small_model / "model.nemo")}],
+        models=[{"name": "medical-asr", "source": str(tmp_path / "whisper")}],
         allow_unreleased=True,
         port=port,
         cpus_per_replica=2,

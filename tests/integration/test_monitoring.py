@@ -29,6 +29,7 @@ SPEECH = {
         | {"test_unseen_terms": 0, "test_other_synthesiser": 0, "test_general": 0},
         "max_rejected_share": 1,
     },
+    "transcripts": {"rounds": 1},
     "verification": {"enabled": True, "signal": {"max_words_per_second": 2.5}},  # some are faster
 }
 TRAINING = {
