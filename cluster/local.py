@@ -196,7 +196,9 @@ class LocalCluster:
         ports = [f"--min-worker-port={_ANY_PORT}", f"--max-worker-port={_ANY_PORT}"]
         # Ray Serve takes a node to be a machine, with a /tmp of its own for HAProxy's files.
         serve = {variable: str(self.folder / name / file) for variable, file in _HAPROXY_FILES.items()}
-        started = partial(start, env={**os.environ, **serve, **(environment or {})})
+        # A job's `python` is ours, though nobody may have activated our environment.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        started = partial(start, env={**os.environ, "PATH": path, **serve, **(environment or {})})
         return LocalNode([*words, *ports], started, self.folder / f"{name}.log")
 
     def _wait_for(self, node: LocalNode, earlier: Container[str]) -> None:

@@ -13,7 +13,6 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import httpx
 import pyarrow.parquet as pq
@@ -62,7 +61,6 @@ def environment():
         patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         # HAProxy asks ingresses of other nodes, which listen on their own loopback alone here.
         patch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
-        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         yield
 
 

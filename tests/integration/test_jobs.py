@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -16,8 +15,8 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test"}
 
 @pytest.fixture(scope="module")
 def address():
-    """Of a cluster whose `python` is ours, and which asks for a token."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | TOKEN
+    """Of a cluster that asks for a token; `python` is ours in its jobs, though nobody has activated our environment."""
+    environment = os.environ | TOKEN | {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     command = [sys.executable, "-m", "rayapp.cli", "cluster", "local", "--nodes", "2", "--json"]
     command += ["--gpus", "1", "--gpu-type", "A100"]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -48,7 +47,6 @@ TRAINING = {
 def cluster():
     """Of two nodes: the environment of those who use it, and the file that tells whom to scrape."""
     environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "a-token-of-this-test",
         "RAY_metrics_report_interval_ms": "2000",
