@@ -141,7 +141,7 @@ class LocalCluster:
             *self.head_shape.words(),
         ]
         environment = {"RAY_REDIS_ADDRESS": self.redis} if self.redis else {}
-        return self._begin(words, subprocess.Popen, "head", environment)
+        return self._begin(words, subprocess.Popen, "head", self.network.head, environment)
 
     def add_node(self) -> LocalNode:
         """One more; returns once the head knows it."""
@@ -160,7 +160,8 @@ class LocalCluster:
         # Each node unpacks the folders of jobs there anew, whoever runs in one.
         own = (self.folder / "session_latest" / "runtime_resources").resolve()
         own.mkdir(exist_ok=True)
-        return self._begin(words, partial(self.network.start, address=address, own=own), f"node-{len(self.nodes)}")
+        start = partial(self.network.start, address=address, own=own)
+        return self._begin(words, start, f"node-{len(self.nodes)}", address)
 
     def alive(self) -> list[Any]:
         """Ray's `NodeState`s of what the head takes to be there."""
@@ -191,14 +192,18 @@ class LocalCluster:
         words: Sequence[str],
         start: Callable[..., subprocess.Popen[Any]],
         name: str,
+        address: str,
         environment: Mapping[str, str] | None = None,
     ) -> LocalNode:
         ports = [f"--min-worker-port={_ANY_PORT}", f"--max-worker-port={_ANY_PORT}"]
         # Ray Serve takes a node to be a machine, with a /tmp of its own for HAProxy's files.
         serve = {variable: str(self.folder / name / file) for variable, file in _HAPROXY_FILES.items()}
+        # Gloo would take the interface of the machine's name, which is loopback, and on it find nobody of another node.
+        interface = self.network.interface(address)
+        gloo = {"GLOO_SOCKET_IFNAME": interface} if interface else {}
         # A job's `python` is ours, though nobody may have activated our environment.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        started = partial(start, env={**os.environ, "PATH": path, **serve, **(environment or {})})
+        started = partial(start, env={**os.environ, "PATH": path, **serve, **gloo, **(environment or {})})
         return LocalNode([*words, *ports], started, self.folder / f"{name}.log")
 
     def _wait_for(self, node: LocalNode, earlier: Container[str]) -> None:

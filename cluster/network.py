@@ -44,6 +44,10 @@ class NodeNetwork:
         """That of one more node."""
         return _HOST if self.bridge is None else next(self.addresses)
 
+    def interface(self, address: str) -> str | None:
+        """Name of the one with this address, where its node sees it; None where all share this machine's own."""
+        return self.bridge if self.bridge is None or address == self.head else f"{self._cable(address)}p"
+
     def start(self, command: Sequence[str], address: str, own: Path, **options: Any) -> subprocess.Popen[bytes]:
         """A process that is found at an address from `next_address`.
 
@@ -70,8 +74,7 @@ class NodeNetwork:
         return process
 
     def _connect(self, pid: int, address: str) -> None:
-        number = address.rpartition(".")[2]
-        ours, theirs = f"{self.bridge}-{number}", f"{self.bridge}-{number}p"
+        ours, theirs = self._cable(address), str(self.interface(address))
         inside = ("nsenter", "--target", str(pid), "--net")
         for words in (
             ("ip", "link", "add", ours, "type", "veth", "peer", "name", theirs),
@@ -84,6 +87,9 @@ class NodeNetwork:
             done = subprocess.run(words, check=False, capture_output=True, text=True)
             if done.returncode:
                 raise UserError(f"no network for a node: `{' '.join(words)}` says {done.stderr.strip()}")
+
+    def _cable(self, address: str) -> str:
+        return f"{self.bridge}-{address.rpartition('.')[2]}"
 
 
 @contextmanager
