@@ -175,17 +175,14 @@ def test_what_a_head_leaves_and_what_it_takes_along(nodes, tmp_path, monkeypatch
     def submit(*options):
         return run("submit", *options, "--json", "--", "synthesize", "settings.yaml")
 
-    # On the head, it would go with it.
-    place = f"NodeAffinitySchedulingStrategy({nodes.nodes[0].id!r}, soft=False)"
-    options = f"name='s', lifetime='detached', scheduling_strategy={place}"
-    survivor = actor(nodes, f"print(ray.get(ray.remote(Survivor).options({options}).remote().pid.remote()))")
+    survivor = driver(nodes, SURVIVE.format(node=nodes.nodes[0].id))  # on the head, it would go with it
     first = submit("--no-wait")
     until(lambda: len(shards(output)) >= 2)
     nodes.head.kill()
     nodes.start_head()
     until(lambda: len(nodes.alive()) == 3)
 
-    assert actor(nodes, "print(ray.get(ray.get_actor('s').pid.remote())); ray.kill(ray.get_actor('s'))") == survivor
+    assert driver(nodes, FIND) == survivor
     committed = len(shards(output))
     run(
         "jobs", "stop", "--json", first["submission_id"]
@@ -198,22 +195,55 @@ def test_what_a_head_leaves_and_what_it_takes_along(nodes, tmp_path, monkeypatch
     assert len(ids(output)) > 300
 
 
-def actor(cluster, code):
+def driver(cluster, code):
     """Runs code in a driver of its own on the cluster; what it prints."""
-    script = f"""
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-        ray.init("{cluster.address}", namespace="faults", log_to_driver=False, logging_level="ERROR")
-        class Survivor:
-            def pid(self):
-                import os
-                return os.getpid()
-        {code}
-    """
-    words = [sys.executable, "-c", textwrap.dedent(script)]
+    begin = f'import ray\nray.init("{cluster.address}", namespace="faults", log_to_driver=False, logging_level="ERROR")'
+    words = [sys.executable, "-c", f"{begin}\n{textwrap.dedent(code)}"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+SURVIVE = """
+    class Survivor:
+        def pid(self):
+            import os
+            return os.getpid()
+
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    place = NodeAffinitySchedulingStrategy("{node}", soft=False)
+    options = {{"name": "s", "lifetime": "detached", "scheduling_strategy": place}}
+    print(ray.get(ray.remote(Survivor).options(**options).remote().pid.remote()))
+"""
+FIND = """
+    print(ray.get(ray.get_actor("s").pid.remote()))
+    ray.kill(ray.get_actor("s"))
+"""
+MEET = """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def meet(rank, address):
+        import datetime, torch
+        patience = datetime.timedelta(seconds=60)
+        torch.distributed.init_process_group("gloo", f"tcp://{{address}}", patience, world_size=2, rank=rank)
+        torch.distributed.all_reduce(here := torch.ones(1))
+        return here.item()
+
+    nodes = {nodes}
+    first = next(node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == nodes[0])
+    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    met = [ray.remote(meet).options(scheduling_strategy=place).remote(rank, f"{{first}}:{port}")
+           for rank, place in enumerate(places)]
+    print(ray.get(met))
+"""
+
+
+def test_processes_of_a_training_find_one_another_on_several_nodes(nodes):
+    from serve.run import free_port
+
+    here = [node.id for node in nodes.nodes[:2]]
+    assert driver(nodes, MEET.format(nodes=here, port=free_port())) == "[2.0, 2.0]"
 
 
 def test_a_server_loses_a_node_with_notice_and_one_without_and_no_request_fails(nodes, rayapp, recording, tmp_path):
