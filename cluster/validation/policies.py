@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from cluster.validation.manifests import Manifest, Overlay, Pod, Problem, pods_of, selects
-from cluster.validation.services import addresses_in, services_of
+from cluster.validation.services import Address, addresses_in, services_of
 
 _JOBS_PORT = 8265
 _LAST_PORT = 65535
@@ -23,25 +23,36 @@ class _Ports:
 
     first: int | str
     last: int | str
+    protocol: str = "TCP"
 
     def __str__(self) -> str:
         return f"port {self.first}" if self.first == self.last else "every port"
 
 
 _EVERY_PORT = _Ports(1, _LAST_PORT)
+_NAMES = Pod(
+    Manifest("", {"kind": "Deployment", "metadata": {"name": "coredns", "namespace": "kube-system"}}),
+    "spec.template",
+    {"metadata": {"labels": {"k8s-app": "kube-dns"}}, "spec": {"containers": []}},
+    count=2,
+)
+"""Who tells pods where a name is: each cluster has them, and no overlay of ours."""
 
 
 def problems(overlay: Overlay, not_checked: Counter[str]) -> Iterator[Problem]:
     services = services_of(overlay)
     for pod in overlay.pods():
-        for path, host, port in _named_by(pod, overlay):
-            service = services.get((pod.manifest.namespace, host))
-            if service is None or port not in service.ports:  # told by `references`
+        for address in _named_by(pod, overlay):
+            service = services.get((address.namespace, address.name))
+            if service is None or address.port not in service.ports:  # told by `references`
                 continue
             for target in service.pods:
-                number = _number(service.ports[port], target)
+                number = _number(service.ports[address.port], target)
                 if why := _shut_out(pod, target, _Ports(number, number), overlay, not_checked):
-                    yield pod.manifest.problem(path, f"{host}:{port}: {why}")
+                    yield pod.manifest.problem(address.path, f"{address}: {why}")
+        looks_up = pod.spec.get("dnsPolicy") != "None"
+        if looks_up and (why := _shut_out(pod, _NAMES, _Ports(53, 53, "UDP"), overlay, not_checked)):
+            yield pod.manifest.problem(pod.path, f"{why}: it finds nobody by name")
     for manifest in overlay.manifests:
         yield from _of_a_ray_cluster(manifest, overlay, not_checked)
 
@@ -58,18 +69,20 @@ def _of_a_ray_cluster(manifest: Manifest, overlay: Overlay, not_checked: Counter
             yield manifest.problem(here.path, why)
 
 
-def _named_by(pod: Pod, overlay: Overlay) -> Iterator[tuple[str, str, int]]:
+def _named_by(pod: Pod, overlay: Overlay) -> Iterator[Address]:
     """By its own text, by the ConfigMaps that it is given, and by what KubeRay tells a head."""
-    yield from addresses_in({f"{pod.path}.spec": pod.spec})
+    here = pod.manifest.namespace
+    yield from addresses_in({f"{pod.path}.spec": pod.spec}, here, overlay)
     for name in sorted(_config_maps(pod)):
-        if found := overlay.find("ConfigMap", name, pod.manifest.namespace):
-            for path, host, port in addresses_in(found.body.get("data", {})):
-                yield f"{pod.path} (ConfigMap {name}: {path})", host, port
+        if found := overlay.find("ConfigMap", name, here):
+            for address in addresses_in(found.body.get("data", {}), here, overlay):
+                yield replace(address, path=f"{pod.path} (ConfigMap {name}: {address.path})")
     if pod.ray_role == "head":
         ray_cluster = pod.path.removesuffix(".headGroupSpec.template")
         holders = {"spec": pod.manifest.spec, ray_cluster: pod.ray_cluster}  # which are one for a RayCluster
         for where, holder in holders.items():
-            yield from addresses_in({f"{where}.{key}": holder[key] for key in _BESIDE_PODS if key in holder})
+            told = {f"{where}.{key}": holder[key] for key in _BESIDE_PODS if key in holder}
+            yield from addresses_in(told, here, overlay)
 
 
 def _config_maps(pod: Pod) -> set[str]:
@@ -131,7 +144,7 @@ def _is_peer(policy: Manifest, peer: Mapping[str, Any], other: Pod, overlay: Ove
 
 
 def _covers(entry: Mapping[str, Any], ports: _Ports, target: Pod) -> bool:
-    if entry.get("protocol", "TCP") != "TCP":
+    if entry.get("protocol", "TCP") != ports.protocol:
         return False
     if "port" not in entry:
         return True

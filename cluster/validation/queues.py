@@ -12,21 +12,30 @@ from cluster.validation.quantities import exact
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 """Of an object that a queue lets go."""
+_PODS = "pods"
+"""Counted by Kueue itself, in queues that have a quota of them; nobody asks for them."""
 
 
 def problems(overlay: Overlay, not_checked: Counter[str]) -> Iterator[Problem]:
     for queue in overlay.of_kind("ClusterQueue"):
         if "namespaceSelector" not in queue.spec:
             yield queue.problem("spec.namespaceSelector", "is missing: it lets nobody in; {} is for every namespace")
+        yield from _of_a_stopped(queue)
         for name in {flavor["name"] for group in _groups(queue) for flavor in group["flavors"]}:
             if not overlay.has("ResourceFlavor", name):
                 yield queue.problem("spec.resourceGroups", f"ResourceFlavor {name} is nowhere in this overlay")
     for local in overlay.of_kind("LocalQueue"):
         if not overlay.has("ClusterQueue", local.spec.get("clusterQueue", "")):
             yield local.problem("spec.clusterQueue", f"{local.spec.get('clusterQueue')} is nowhere in this overlay")
+        yield from _of_a_stopped(local)
     for manifest in overlay.manifests:
         if name := (manifest.body["metadata"].get("labels") or {}).get(QUEUE_LABEL):
             yield from _of_a_job(manifest, name, overlay, not_checked)
+
+
+def _of_a_stopped(queue: Manifest) -> Iterator[Problem]:
+    if (policy := queue.spec.get("stopPolicy", "None")) != "None":
+        yield queue.problem("spec.stopPolicy", f"{policy} lets no job go; take it out, or set None")
 
 
 def _of_a_job(manifest: Manifest, name: str, overlay: Overlay, not_checked: Counter[str]) -> Iterator[Problem]:
@@ -58,6 +67,8 @@ def _taken_by(pod: Pod, queue: Manifest, overlay: Overlay, taken: dict[tuple[str
     """
     wanted = {resource: each * pod.count for resource, each in pod.requests.items()}
     groups = _groups(queue)
+    if any(_PODS in group["coveredResources"] for group in groups):
+        wanted[_PODS] = Decimal(pod.count)
     for resource in wanted:
         if not any(resource in group["coveredResources"] for group in groups):
             return f"{pod.path} asks for {resource}, which ClusterQueue {queue.name} does not have"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,7 @@ _PACKAGES = ("rayapp", "pipelines", "serve")
 _PROJECT = Path(__file__).parent.parent.parent
 
 
-def problems(overlay: Overlay) -> Iterator[Problem]:
+def problems(overlay: Overlay, not_checked: Counter[str]) -> Iterator[Problem]:
     metrics, services = own_metrics(), services_of(overlay)
     yield from _of_doubles(overlay)
     for pod in overlay.pods():
@@ -33,7 +34,7 @@ def problems(overlay: Overlay) -> Iterator[Problem]:
         yield from _of_its_account(pod, overlay)
     for manifest in overlay.manifests:
         yield from _of_selectors(manifest, overlay)
-        yield from _of_addresses(manifest, services)
+        yield from _of_addresses(manifest, services, overlay, not_checked)
         yield from _of_placeholders(manifest)
         yield from _of_metrics(manifest, metrics)
         yield from _of_others(manifest, overlay)
@@ -189,14 +190,22 @@ def _shown(selector: Mapping[str, Any]) -> str:
     return ", ".join([*exact, *map(str, selector.get("matchExpressions") or [])])
 
 
-def _of_addresses(manifest: Manifest, services: Mapping[tuple[str, str], Service]) -> Iterator[Problem]:
-    here = {name: service for (namespace, name), service in services.items() if namespace == manifest.namespace}
-    for path, host, port in addresses_in(manifest.body):
-        if host not in here:
-            yield manifest.problem(path, f"{host}:{port}: no Service is called {host}; there are {', '.join(here)}")
-        elif port not in here[host].ports and not here[host].elsewhere:
-            what = f"{host}:{port}: the Service {host} has {', '.join(map(str, sorted(here[host].ports)))}"
-            yield manifest.problem(path, what)
+def _of_addresses(
+    manifest: Manifest, services: Mapping[tuple[str, str], Service], overlay: Overlay, not_checked: Counter[str]
+) -> Iterator[Problem]:
+    for address in addresses_in(manifest.body, manifest.namespace, overlay):
+        there = {name: service for (namespace, name), service in services.items() if namespace == address.namespace}
+        service = there.get(address.name)
+        if address.namespace != manifest.namespace and not there:
+            where = f"{address.name}.{address.namespace}:{address.port}"
+            not_checked[f"whether {where} is there: the overlay has no Service in that namespace"] += 1
+        elif service is None:
+            known = ", ".join(there)
+            what = f"{address}: no Service is called {address.name} in {address.namespace}; there are {known}"
+            yield manifest.problem(address.path, what)
+        elif address.port not in service.ports and not service.elsewhere:
+            what = f"{address}: the Service {address.name} has {', '.join(map(str, sorted(service.ports)))}"
+            yield manifest.problem(address.path, what)
 
 
 def _of_placeholders(manifest: Manifest) -> Iterator[Problem]:

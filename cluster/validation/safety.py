@@ -25,6 +25,23 @@ _VOLUMES = {
     "secret",
 }
 _CAPABILITIES = {"NET_BIND_SERVICE"}
+_SELINUX_TYPES = ("", "container_t", "container_init_t", "container_kvm_t", "container_engine_t")
+_APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
+"""The annotation that was there before the field."""
+_SYSCTLS = {
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_syncookies",
+}
+_PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+_HOOKS = ("postStart", "preStop")
 _PROFILES = ("RuntimeDefault", "Localhost")
 _WHERE = "in a restricted namespace"
 
@@ -58,6 +75,16 @@ def _of_a_pod(pod: Pod) -> Iterator[Problem]:
         yield pod.problem("securityContext.runAsNonRoot", f"must not be false {_WHERE}")
     if of_pod.get("seccompProfile", {}).get("type", _PROFILES[0]) not in _PROFILES:
         yield pod.problem("securityContext.seccompProfile", f"must be {' or '.join(_PROFILES)} {_WHERE}")
+    for field, what in _of_modules(of_pod):
+        yield pod.problem(field, f"{what} {_WHERE}")
+    for number, sysctl in enumerate(of_pod.get("sysctls", [])):
+        if sysctl["name"] not in _SYSCTLS:
+            what = f"{sysctl['name']} is refused {_WHERE}; allowed are {', '.join(sorted(_SYSCTLS))}"
+            yield pod.problem(f"securityContext.sysctls[{number}]", what)
+    for name, profile in ((pod.template.get("metadata") or {}).get("annotations") or {}).items():
+        if name.startswith(_APPARMOR) and profile != "runtime/default" and not profile.startswith("localhost/"):
+            what = f"{profile} must be runtime/default or localhost/PROFILE {_WHERE}"
+            yield pod.manifest.problem(f"{pod.path}.metadata.annotations[{name}]", what)
     for kind in ("initContainers", "containers"):
         for number, container in enumerate(pod.spec.get(kind, [])):
             for field, what in _of_a_container(container, of_pod):
@@ -84,6 +111,27 @@ def _of_a_container(container: Mapping[str, Any], of_pod: Mapping[str, Any]) -> 
         yield "securityContext.capabilities.add", f"must not have {', '.join(sorted(added))}"
     if any(port.get("hostPort") for port in container.get("ports", [])):
         yield "ports", "must not take ports of the node"
+    yield from _of_modules(own)
+    if own.get("procMount", "Default") != "Default":
+        yield "securityContext.procMount", "must be Default"
+    actions = {name: container.get(name, {}) for name in _PROBES}
+    actions |= {f"lifecycle.{name}": container.get("lifecycle", {}).get(name, {}) for name in _HOOKS}
+    for name, action in actions.items():
+        for kind in ("httpGet", "tcpSocket"):
+            if host := action.get(kind, {}).get("host"):
+                yield f"{name}.{kind}.host", f"{host}: a probe asks its own pod alone"
+
+
+def _of_modules(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """SELinux and AppArmor, of a pod or a container."""
+    selinux = context.get("seLinuxOptions", {})
+    if selinux.get("type", "") not in _SELINUX_TYPES:
+        yield "securityContext.seLinuxOptions.type", f"must be one of {', '.join(_SELINUX_TYPES[1:])}"
+    for name in ("user", "role"):
+        if selinux.get(name):
+            yield f"securityContext.seLinuxOptions.{name}", "must not be set"
+    if context.get("appArmorProfile", {}).get("type", _PROFILES[0]) not in _PROFILES:
+        yield "securityContext.appArmorProfile", f"must be {' or '.join(_PROFILES)}"
 
 
 def _of_what_kuberay_adds(pod: Pod) -> Iterator[Problem]:

@@ -14,6 +14,22 @@ _URL = re.compile(r"\b[a-z][a-z0-9+]*://(?:[^@/\s\"']*@)?([a-z][a-z0-9-]*)(\.[a-
 _HEAD_PORTS: dict[int, str | int] = {6379: 6379, 8265: 8265, 10001: 10001}
 _SERVE_PORTS: dict[int, str | int] = {8000: 8000}
 _REDIS = "gcsFaultToleranceOptions.redisAddress"
+_IN_A_NAMESPACE = re.compile(r"\.([a-z0-9-]+)(\.svc(?:\.cluster\.local)?)?\.?")
+"""What stands behind the name of a Service in another namespace, or in its own, where somebody writes it out."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Of a Service, as a text has it."""
+
+    path: str
+    """Where the text is."""
+    name: str
+    namespace: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -41,13 +57,24 @@ def services_of(overlay: Overlay) -> dict[tuple[str, str], Service]:
     return {(service.namespace, service.name): service for service in found}
 
 
-def addresses_in(value: Any) -> Iterator[tuple[str, str, int]]:
-    """Path, host and port of all that names a Service in its own namespace: whose host has no dots."""
+def addresses_in(value: Any, here: str, overlay: Overlay) -> Iterator[Address]:
+    """All that names a Service: `NAME:PORT` in the reader's own namespace, `NAME.NAMESPACE.svc:PORT` in any.
+
+    here: the namespace of those who read it.
+    """
     for path, text in texts_in(value):
         url = f"redis://{text}" if path.endswith(_REDIS) and "://" not in text else text
         for host, domain, port in _URL.findall(url):
-            if not domain and host != "localhost":
-                yield path, host, int(port)
+            namespace = _namespace(domain, overlay) if domain else here
+            if namespace and host != "localhost":
+                yield Address(path, host, namespace, int(port))
+
+
+def _namespace(domain: str, overlay: Overlay) -> str | None:
+    """None for hosts of the world outside; without `.svc`, those of namespaces that the overlay does not know."""
+    found = _IN_A_NAMESPACE.fullmatch(domain)
+    ours = {manifest.namespace for manifest in overlay.manifests}
+    return found[1] if found and (found[2] or found[1] in ours) else None
 
 
 def _of_a_manifest(manifest: Manifest, overlay: Overlay) -> Service:

@@ -29,7 +29,7 @@ def validate(overlay: Overlay, schemas: Schemas, readers: Readers) -> Verdict:
     if not problems:
         programs, problems = read_programs(overlay, readers)
         problems += [problem for manifest in overlay.manifests for problem in kuberay.problems(manifest)]
-        problems += references.problems(overlay)
+        problems += references.problems(overlay, not_checked)
         problems += safety.problems(overlay, not_checked)
         problems += policies.problems(overlay, not_checked)
         problems += queues.problems(overlay, not_checked)

@@ -105,6 +105,13 @@ def test_what_a_crd_does_not_know_is_refused(production, schemas, where, at, val
         ("NetworkPolicy to-mlflow", "spec.ingress.0.from", [{"ipBlock": {"cidr": "10.0.0.0/16"}}]),
         ("NetworkPolicy ray-development", "spec.podSelector.matchLabels", {"ray.io/cluster": "development"}),
         ("NetworkPolicy ray-synthesis", "spec.ingress.0.from.0.podSelector.matchLabels", {"ray.io/is-ray-node": "yes"}),
+        ("NetworkPolicy deny-all-ingress", "spec", {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}),
+        (
+            "RayJob training",
+            "spec.rayClusterSpec.workerGroupSpecs.0.template.spec.containers.0.env.0.value",
+            "http://mlflow.rayapp.svc:5000",
+        ),
+        ("Deployment mlflow", "spec.template.spec.containers.0.env.0.value", "https://mlflow.example.com:5001"),
         ("ClusterQueue training", "spec.resourceGroups.0.flavors.0.resources.0.nominalQuota", "720"),
         ("RayJob synthesis", "spec.rayClusterSpec.workerGroupSpecs.0.maxReplicas", None),
         ("RayCluster development", "spec.headGroupSpec.template.spec.nodeSelector", {"nodegroup": "system"}),
