@@ -17,6 +17,7 @@ from rayapp.errors import UserError
 
 OVERLAYS = Path(__file__).parent.parent / "manifests" / "overlays"
 _EXPECTED = "expected.yaml"
+_NODES = "nodes.yaml"
 _ROLE = "ray.io/node-type"
 _RAY_LABELS = {
     "ray.io/is-ray-node": "yes",
@@ -127,6 +128,8 @@ class Overlay:
     manifests: Sequence[Manifest]
     expected: Mapping[str, Sequence[str]]
     """By kind, the names of what the cluster has already: see `expected.yaml`."""
+    nodes: Sequence[Mapping[str, Any]] = ()
+    """Objects of the kind Node, of a cluster whose nodes are there once and for all: see `nodes.yaml`."""
 
     def of_kind(self, *kinds: str) -> list[Manifest]:
         return [manifest for manifest in self.manifests if manifest.kind in kinds]
@@ -158,9 +161,10 @@ def open_overlay(name: str) -> Overlay:
     if not parts:
         raise UserError(f"{folder} has no parts: folders with a kustomization.yaml")
     manifests = [manifest for part in parts for manifest in _render(part)]
-    file = folder / _EXPECTED
-    expected = yaml.safe_load(file.read_text()) if file.is_file() else {}
-    return Overlay(folder.name, manifests, expected)
+    expected, nodes = (
+        yaml.safe_load(file.read_text()) if (file := folder / name).is_file() else {} for name in (_EXPECTED, _NODES)
+    )
+    return Overlay(folder.name, manifests, expected, nodes.get("items", ()))
 
 
 def overlay_names() -> list[str]:

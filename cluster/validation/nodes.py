@@ -1,19 +1,20 @@
 """Whether there are nodes for the pods, and GPUs for the programs.
 
-By Karpenter's pools, and by what Ray's autoscaler makes of a group.
+By Karpenter's pools or by the nodes that are there, and by what Ray's autoscaler makes of a group.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from cluster.validation.manifests import UNBOUNDED, Manifest, Overlay, Pod, Problem, pods_of
+from cluster.validation.manifests import UNBOUNDED, Manifest, Overlay, Pod, Problem, pods_of, selects
 from cluster.validation.programs import Program
+from cluster.validation.quantities import amount
 from rayapp.gpus import GpuDemand, gpu_demands
 
 _GPU = "nvidia.com/gpu"
@@ -83,8 +84,11 @@ def problems(overlay: Overlay, programs: list[Program], not_checked: Counter[str
             if pod.ray_role == "head" and not pod.ray_cluster.get("gcsFaultToleranceOptions"):
                 yield from _of_a_lone_head(pod, pools)
             yield from _of_a_pod(pod, overlay, pools, not_checked)
+    elif overlay.nodes:
+        for pod in overlay.pods():
+            yield from _of_a_pod_among(pod, overlay.nodes)
     else:
-        not_checked[f"whether pods fit their nodes: {overlay.name} has no NodePools"] += 1
+        not_checked[f"whether pods fit their nodes: {overlay.name} has neither NodePools nor a nodes.yaml"] += 1
     for program in programs:
         yield from _of_a_program(program, overlay, pools)
 
@@ -126,7 +130,7 @@ def _of_a_pod(
         return
     pool = pools[wanted]
     for taint in pool.spec["template"]["spec"].get("taints", []):
-        if not any(_tolerates(toleration, taint) for toleration in pod.spec.get("tolerations", [])):
+        if not _tolerated(taint, pod):
             what = f"nodes of {wanted} have the taint {taint['key']}:{taint['effect']}, which the pod does not tolerate"
             yield pod.problem("tolerations", what)
     if not _instance_types(pool):
@@ -134,10 +138,32 @@ def _of_a_pod(
         return
     fits = [name for name in _instance_types(pool) if name in INSTANCE_TYPES and _fits(asked, name, pool, overlay)]
     if not fits:
-        shown = ", ".join(f"{key} {value:g}" for key, value in _readable(asked).items())
-        most = {name: _readable(_room(name, pool, overlay)) for name in _instance_types(pool) if name in INSTANCE_TYPES}
-        room = "; ".join(f"{n}: {', '.join(f'{k} {v:g}' for k, v in r.items())}" for n, r in most.items())
-        yield pod.problem("containers.resources", f"asks for {shown}, and no node of {wanted} has it ({room})")
+        most = {name: _room(name, pool, overlay) for name in _instance_types(pool) if name in INSTANCE_TYPES}
+        room = "; ".join(f"{name}: {_readable(each)}" for name, each in most.items())
+        what = f"asks for {_readable(asked)}, and no node of {wanted} has it ({room})"
+        yield pod.problem("containers.resources", what)
+
+
+def _of_a_pod_among(pod: Pod, nodes: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
+    """One of those that are there must, empty, have its labels, room for it, and no taint that it does not tolerate."""
+    selector = pod.spec.get("nodeSelector", {})
+    chosen = [node for node in nodes if selects({"matchLabels": selector}, node["metadata"].get("labels", {}))]
+    if not chosen:
+        shown = ", ".join(f"{key}={value}" for key, value in selector.items())
+        yield pod.problem("nodeSelector", f"no node of nodes.yaml has {shown}")
+        return
+    open_to_it = [node for node in chosen if all(_tolerated(taint, pod) for taint in _taints(node))]
+    if not open_to_it:
+        taints = sorted({f"{taint['key']}:{taint['effect']}" for node in chosen for taint in _taints(node)})
+        what = f"the nodes of nodes.yaml that it chooses have taints which it does not tolerate: {', '.join(taints)}"
+        yield pod.problem("tolerations", what)
+        return
+    asked = {key: float(wanted) for key, wanted in pod.requests.items()}
+    rooms = {node["metadata"]["name"]: _room_of(node) for node in open_to_it}
+    if not any(all(each <= room.get(key, 0) for key, each in asked.items()) for room in rooms.values()):
+        room = "; ".join(f"{name}: {_readable(each)}" for name, each in rooms.items())
+        what = f"asks for {_readable(asked)}, and no node of nodes.yaml that it may go to has it ({room})"
+        yield pod.problem("containers.resources", what)
 
 
 def _of_a_program(program: Program, overlay: Overlay, pools: Mapping[str, Manifest]) -> Iterator[Problem]:
@@ -232,14 +258,22 @@ def _room(instance_type: str, pool: Manifest, overlay: Overlay) -> dict[str, flo
     name = pool.spec["template"]["spec"]["nodeClassRef"]["name"]
     classes = [c for c in overlay.of_kind("EC2NodeClass") if c.name == name]
     max_pods = classes[0].spec.get("kubelet", {}).get("maxPods", _UNBOUNDED_PODS) if classes else _UNBOUNDED_PODS
-    room = INSTANCE_TYPES[instance_type].allocatable(max_pods)
-    return room | {"cpu": room["cpu"] - _SYSTEM_CPUS, "memory": room["memory"] - _SYSTEM_BYTES}
+    return _without_daemons(INSTANCE_TYPES[instance_type].allocatable(max_pods))
 
 
-def _readable(resources: Mapping[str, float]) -> dict[str, float]:
+def _room_of(node: Mapping[str, Any]) -> dict[str, float]:
+    return _without_daemons({key: amount(quantity) for key, quantity in node["status"]["allocatable"].items()})
+
+
+def _without_daemons(room: Mapping[str, float]) -> dict[str, float]:
+    return {**room, "cpu": room["cpu"] - _SYSTEM_CPUS, "memory": room["memory"] - _SYSTEM_BYTES}
+
+
+def _readable(resources: Mapping[str, float]) -> str:
     shown = {"CPUs": resources.get("cpu", 0), "GiB": round(resources.get("memory", 0) / 2**30, 1)}
     devices = {"GPUs": resources.get(_GPU), "EFA devices": resources.get(_EFA)}
-    return shown | {name: count for name, count in devices.items() if count}
+    shown |= {name: count for name, count in devices.items() if count}
+    return ", ".join(f"{name} {count:g}" for name, count in shown.items())
 
 
 def _instance_types(pool: Manifest) -> list[str]:
@@ -250,6 +284,16 @@ def _instance_types(pool: Manifest) -> list[str]:
         if (r["key"], r["operator"]) == (_INSTANCE_TYPE, "In")
         for value in r.get("values", [])
     ]
+
+
+def _taints(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those that keep pods away."""
+    taints = node.get("spec", {}).get("taints", [])
+    return [taint for taint in taints if taint["effect"] != "PreferNoSchedule"]
+
+
+def _tolerated(taint: Mapping[str, Any], pod: Pod) -> bool:
+    return any(_tolerates(toleration, taint) for toleration in pod.spec.get("tolerations", []))
 
 
 def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """Manifests as they are pass; with a mistake in them they do not, and it is said where and why."""
 
 import copy
+import dataclasses
 import os
 import re
 import shutil
@@ -60,7 +61,7 @@ def changed(overlay, **change):
         del value[last]
     else:
         value[last] = change["set"]
-    return Overlay(overlay.name, manifests, overlay.expected)
+    return dataclasses.replace(overlay, manifests=manifests)
 
 
 MISTAKES = yaml.safe_load((Path(__file__).parent / "mistakes.yaml").read_text())
@@ -146,6 +147,29 @@ def test_all_applications_of_a_service_need_their_gpus(production, no_schemas):
         no_schemas,
     )
     assert any("ask for 15 GPUs of type L40S, and its groups grow to 10" in problem for problem in told), told
+
+
+WORKERS = "spec.rayClusterSpec.workerGroupSpecs.0.template.spec"
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "field", "why"),
+    [
+        (f"{WORKERS}.nodeSelector", {"nvidia.com/gpu.product": "NVIDIA-H100"}, "nodeSelector", "=NVIDIA-H100"),
+        (f"{WORKERS}.tolerations", None, "tolerations", "does not tolerate: nvidia.com/gpu:NoSchedule"),
+        (
+            f"{WORKERS}.containers.0.resources.requests.cpu",
+            "64",
+            "containers.resources",
+            r"asks for CPUs 64, .* has it \(gpu-1: CPUs 63\.4",
+        ),
+    ],
+)
+def test_what_no_node_of_a_hospital_takes_is_refused(no_schemas, at, value, field, why):
+    hospital = open_overlay("airgapped")
+    told = told_of(changed(hospital, **{"in": "RayJob training", "at": at, "set": value}), no_schemas)
+    assert any(f".template.spec.{field}: " in problem and re.search(why, problem) for problem in told), told
+    assert all(problem.startswith("airgapped/training: RayJob training: ") for problem in told)
 
 
 def test_a_container_may_say_for_itself_that_it_is_nobody(production, no_schemas):
