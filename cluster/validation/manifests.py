@@ -161,10 +161,9 @@ def open_overlay(name: str) -> Overlay:
     if not parts:
         raise UserError(f"{folder} has no parts: folders with a kustomization.yaml")
     manifests = [manifest for part in parts for manifest in _render(part)]
-    expected, nodes = (
-        yaml.safe_load(file.read_text()) if (file := folder / name).is_file() else {} for name in (_EXPECTED, _NODES)
-    )
-    return Overlay(folder.name, manifests, expected, nodes.get("items", ()))
+    file = folder / _EXPECTED
+    expected = yaml.safe_load(file.read_text()) if file.is_file() else {}
+    return Overlay(folder.name, manifests, expected, _read_nodes(folder / _NODES))
 
 
 def overlay_names() -> list[str]:
@@ -258,6 +257,22 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _read_nodes(file: Path) -> list[Mapping[str, Any]]:
+    if not file.is_file():
+        return []
+    try:
+        nodes: list[Mapping[str, Any]] = yaml.safe_load(file.read_text())["items"]
+        for node in nodes:
+            _ = node["metadata"]["name"], exact(node["status"]["allocatable"]["cpu"])
+            _ = exact(node["status"]["allocatable"]["memory"])
+    except (KeyError, TypeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{file} does not list nodes as `kubectl get nodes -o yaml` does: each of its items needs metadata.name, "
+            f"and cpu and memory in status.allocatable ({type(error).__name__}: {error})"
+        ) from error
+    return nodes
 
 
 def _is_built(file: Path) -> bool:

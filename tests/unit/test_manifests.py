@@ -231,6 +231,22 @@ def test_without_crds_it_says_what_was_not_checked(production, no_schemas):
     assert any("RayJob" in what for what in validate(production, no_schemas, READERS).not_checked)
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("- a", "does not list nodes as .* does: .*TypeError"),
+        ("items: [{metadata: {name: a}}]", "does not list nodes as .* does: .*KeyError: 'status'"),
+        ("items: [{metadata: {name: a}, status: {allocatable: {cpu: many, memory: 1Gi}}}]", "'many' is no quantity"),
+    ],
+)
+def test_a_list_of_nodes_that_is_none_is_said(tmp_path, text, why):
+    shutil.copytree(OVERLAYS.parent, tmp_path / "manifests")
+    overlay = tmp_path / "manifests/overlays/local"
+    (overlay / "nodes.yaml").write_text(text)
+    with pytest.raises(UserError, match=why):
+        open_overlay(str(overlay))
+
+
 def test_a_patch_that_fits_nowhere_is_said(tmp_path):
     shutil.copytree(OVERLAYS.parent, tmp_path / "manifests")
     overlay = tmp_path / "manifests/overlays/local"
