@@ -17,5 +17,14 @@ resource "aws_ec2_capacity_reservation" "p4d" {
   availability_zone       = var.zones[0]
   instance_match_criteria = "targeted" # nobody else's p4d takes it by chance
   placement_group_arn     = one(aws_placement_group.p4d[*].arn)
-  tags                    = { Name = "${var.name}-p4d" }
+  tags                    = { Name = "${var.name}-p4d", "karpenter.sh/discovery" = var.name }
+}
+
+# Karpenter finds reservations by this tag, those too that were there before.
+resource "aws_ec2_tag" "reservation" {
+  count = var.capacity_reservation_id != null ? 1 : 0
+
+  resource_id = var.capacity_reservation_id
+  key         = "karpenter.sh/discovery"
+  value       = var.name
 }

@@ -13,7 +13,6 @@ output "settings" {
     FSX_SUBNET=${aws_fsx_lustre_file_system.this.subnet_ids[0]}
     FSX_SECURITY_GROUP=${aws_security_group.lustre.id}
     NODE_ROLE=${aws_iam_role.node["karpenter"].name}
-    CAPACITY_RESERVATION=${var.capacity_reservation_id != null ? var.capacity_reservation_id : join("", aws_ec2_capacity_reservation.p4d[*].id)}
     PLACEMENT_GROUP=${join("", aws_placement_group.p4d[*].name)}
   EOT
 }

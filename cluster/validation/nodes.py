@@ -24,6 +24,7 @@ _STAYS = "karpenter.sh/do-not-disrupt"
 _INSTANCE_TYPE = "node.kubernetes.io/instance-type"
 _PRODUCT = "nvidia.com/gpu.product"
 """A label of nodes, from NVIDIA's device plugin, such as `NVIDIA-A100-SXM4-40GB`."""
+_LUSTRE = "fsx.csi.aws.com"
 _TYPE = "accelerator_type:"
 _SYSTEM_CPUS = 0.5
 _SYSTEM_BYTES = 2**30
@@ -124,6 +125,9 @@ def _of_a_pod(
     if wanted is None:
         if asked.get(_GPU):
             yield pod.problem("nodeSelector", f"asks for a GPU and for no pool: set {_POOL}, one of {', '.join(pools)}")
+        elif "nodeSelector" not in pod.spec and (claim := _claim_of_lustre(pod, overlay)):
+            what = f"claim {claim} is on FSx, which not every node reaches: set {_POOL}, one of {', '.join(pools)}"
+            yield pod.problem("nodeSelector", what)
         return
     if wanted not in pools:
         yield pod.problem(f"nodeSelector[{_POOL}]", f"{wanted!r} is no pool; there are {', '.join(pools)}")
@@ -142,6 +146,17 @@ def _of_a_pod(
         room = "; ".join(f"{name}: {_readable(each)}" for name, each in most.items())
         what = f"asks for {_readable(asked)}, and no node of {wanted} has it ({room})"
         yield pod.problem("containers.resources", what)
+
+
+def _claim_of_lustre(pod: Pod, overlay: Overlay) -> str | None:
+    """One that it mounts and that lies on FSx: cluster/terraform lets in Karpenter's nodes, not those of the system."""
+    for volume in pod.spec.get("volumes", []):
+        name = volume.get("persistentVolumeClaim", {}).get("claimName", "")
+        claim = overlay.find("PersistentVolumeClaim", name, pod.manifest.namespace)
+        behind = overlay.find("PersistentVolume", claim.spec.get("volumeName", "")) if claim else None
+        if behind and behind.spec.get("csi", {}).get("driver") == _LUSTRE:
+            return name
+    return None
 
 
 def _of_a_pod_among(pod: Pod, nodes: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:

@@ -75,7 +75,6 @@ run "settings_name_what_was_made" {
       FSX_SUBNET=subnet-b
       FSX_SECURITY_GROUP=sg-lustre
       NODE_ROLE=rayapp-test-karpenter-node
-      CAPACITY_RESERVATION=
       PLACEMENT_GROUP=rayapp-test-p4d
     EOT
     error_message = output.settings
@@ -173,13 +172,13 @@ run "airgapped_has_no_way_out" {
   }
 }
 
-run "reserved_nodes_are_named_in_the_settings" {
+run "reserved_nodes_are_found_by_their_tag" {
   variables {
     reserve_p4d_nodes = 2
     placement_group   = false
   }
   assert {
-    condition     = strcontains(output.settings, "CAPACITY_RESERVATION=cr-1\nPLACEMENT_GROUP=\n")
+    condition     = aws_ec2_capacity_reservation.p4d[0].tags["karpenter.sh/discovery"] == "rayapp-test" && strcontains(output.settings, "PLACEMENT_GROUP=\n")
     error_message = output.settings
   }
   assert {
@@ -188,12 +187,12 @@ run "reserved_nodes_are_named_in_the_settings" {
   }
 }
 
-run "a_capacity_block_is_named_in_the_settings" {
+run "a_capacity_block_is_found_by_its_tag" {
   variables {
     capacity_reservation_id = "cr-block"
   }
   assert {
-    condition     = strcontains(output.settings, "CAPACITY_RESERVATION=cr-block\n") && length(aws_ec2_capacity_reservation.p4d) == 0
+    condition     = aws_ec2_tag.reservation[0].resource_id == "cr-block" && aws_ec2_tag.reservation[0].value == "rayapp-test" && length(aws_ec2_capacity_reservation.p4d) == 0
     error_message = output.settings
   }
 }
