@@ -88,6 +88,7 @@ class Shelf:
         recogniser = self._recognisers.get(base)
         if recogniser is None:
             # What had to go is a ring of objects that hold one another: its memory would stay until Python looks.
+            gc.unfreeze()  # a Whisper that was open when NeMo was imported
             await asyncio.to_thread(gc.collect)
             recogniser = self._recognisers[base] = await asyncio.to_thread(_opened, base, self._device)
         if adapter:

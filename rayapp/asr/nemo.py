@@ -6,11 +6,12 @@ NeMo is imported when a model is made or loaded: it costs some 10 seconds and 70
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -307,4 +308,18 @@ def quiet_nemo() -> Iterator[None]:
         from nemo.utils import logging as nemo_logging
 
         nemo_logging.setLevel(logging.ERROR)
+        _import_nemo()
         yield
+
+
+@cache
+def _import_nemo() -> None:
+    """Its modules stay for as long as the process: to look for garbage among them costs seconds, here and at exit."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        import nemo.collections.asr.models  # noqa: F401
+    finally:
+        if collects:
+            gc.enable()
+    gc.freeze()
