@@ -3,18 +3,20 @@ light install."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import shlex
 import socket
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.profile import ClusterProfile
-from cluster.working_directory import ALWAYS_EXCLUDED, packed_files, require_what_settings_name
+from cluster.working_directory import ALWAYS_EXCLUDED, packed_files, require_what_is_named
 from rayapp.config import StepConfig, config_fingerprint
 from rayapp.errors import UserError
 from rayapp.gpus import GpuDemand, gpu_demands
@@ -22,11 +24,15 @@ from rayapp.ids import content_id
 from rayapp.inside import require_inside
 
 _CONNECT_SECONDS = 10.0
+_RECONNECT_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Waits before each try to follow a job again; a head that starts again is back in a minute."""
 _ENTRYPOINT = ("python", "-m", "rayapp.cli")
 _TOKEN = Path.home() / ".ray" / "auth_token"
 _GPU_TYPE = "accelerator_type:"
 _MOST_NODES = 10_000
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
+_NO_OTHER_JOB = ("config_file", "as_json")
+"""What may be given otherwise, and the same is done."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,16 @@ class Job:
     """The command without `rayapp`, such as `("train", "configs/train.yaml")`."""
     settings: StepConfig | None = None
     """Of its configuration file; None for a command that has none."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the command is told beside settings, and the path of their file; see `rayapp.cli.entrypoint`."""
 
     @property
     def id(self) -> str:
         """The same for the same command with the same settings, whatever file they are in."""
-        told = [self.words[0], config_fingerprint(self.settings)] if self.settings else list(self.words)
-        return f"{self.words[0]}-{content_id(told)}"
+        if not self.settings:
+            return f"{self.words[0]}-{content_id(list(self.words))}"
+        others = {name: value for name, value in self.options.items() if name not in _NO_OTHER_JOB}
+        return f"{self.words[0]}-{content_id([self.words[0], config_fingerprint(self.settings), others])}"
 
     @property
     def entrypoint(self) -> str:
@@ -99,29 +109,36 @@ class Cluster:
 
         folder: the working directory, which goes along. again: also after it has succeeded.
 
-        Raises `UserError` for what could not work there: too large a folder, settings that name what is only here, or
-        somebody outside of where the data must stay, GPUs that the cluster has not.
+        Raises `UserError` for what could not work there: too large a folder, a command or settings that name what is
+        only here, or somebody outside of where the data must stay, GPUs that the cluster has not.
         """
         packed = packed_files(folder, self.profile.exclude)
+        require_what_is_named(job.options, folder, list(packed), self.profile.shared)
         if job.settings:
             require_inside(job.settings, self.profile.environment)
-            require_what_settings_name(job.settings, folder, list(packed), self.profile.shared)
+            require_what_is_named(job.settings, folder, list(packed), self.profile.shared)
             self._require_gpus(list(gpu_demands(job.settings)))
         earlier = self._runs(job.id)
         if earlier and (earlier[-1].status not in _OVER or (earlier[-1].status == "SUCCEEDED" and not again)):
             return Submitted(earlier[-1].submission_id, earlier[-1].status, False)
         submission_id = f"{job.id}-{len(earlier) + 1}"
-        self._client.submit_job(
-            entrypoint=job.entrypoint,
-            submission_id=submission_id,
-            runtime_env={
-                "working_dir": str(folder),
-                "excludes": [*ALWAYS_EXCLUDED, *self.profile.exclude],
-                "env_vars": {"PYTHONUNBUFFERED": "1", **self.profile.environment},
-            },
-            metadata={"rayapp": job.words[0], "command": shlex.join(job.words)},
-            entrypoint_num_cpus=self.profile.driver_cpus,
-        )
+        try:
+            self._client.submit_job(
+                entrypoint=job.entrypoint,
+                submission_id=submission_id,
+                runtime_env={
+                    "working_dir": str(folder),
+                    "excludes": [*ALWAYS_EXCLUDED, *self.profile.exclude],
+                    "env_vars": {"PYTHONUNBUFFERED": "1", **self.profile.environment},
+                },
+                metadata={"rayapp": job.words[0], "command": shlex.join(job.words)},
+                entrypoint_num_cpus=self.profile.driver_cpus,
+            )
+        except (RuntimeError, OSError) as error:
+            raise UserError(
+                f"{self.profile.address} did not take {submission_id}: {str(error).strip().splitlines()[-1]}; "
+                "`rayapp jobs list` shows whether it is there"
+            ) from error
         return Submitted(submission_id, "PENDING", True)
 
     def jobs(self) -> Sequence[Any]:
@@ -142,9 +159,31 @@ class Cluster:
         return str(self._client.get_job_logs(self.details(submission_id).submission_id))
 
     async def follow(self, submission_id: str) -> AsyncIterator[str]:
-        """What it prints, from the start to its end."""
-        async for lines in self._client.tail_job_logs(self.details(submission_id).submission_id):
-            yield lines
+        """What it prints, from the start to its end, over connections that drop.
+
+        Raises `UserError` where the cluster does not come back: the job goes on without us.
+        """
+        import aiohttp
+
+        self.details(submission_id)
+        told, waits = 0, iter(_RECONNECT_SECONDS)
+        while True:
+            passed = 0  # each connection begins with what the job printed first
+            with contextlib.suppress(RuntimeError, OSError, aiohttp.ClientError):
+                async for lines in self._client.tail_job_logs(submission_id):
+                    new = lines[max(told - passed, 0) :]
+                    passed += len(lines)
+                    if new:
+                        told, waits = passed, iter(_RECONNECT_SECONDS)
+                        yield new
+                if self.details(submission_id).status in _OVER:
+                    return
+            if (seconds := next(waits, None)) is None:
+                raise UserError(
+                    f"{self.profile.address} does not answer any more. {submission_id} goes on; once the cluster "
+                    f"answers, `rayapp jobs logs -f {submission_id}` follows it"
+                )
+            await asyncio.sleep(seconds)
 
     def stop(self, submission_id: str) -> bool:
         """Have it end as with Ctrl-C. Returns whether it still ran."""

@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cluster.network import NodeNetwork, node_network
 from rayapp.errors import UserError
 
@@ -26,6 +28,8 @@ _PATIENCE_SECONDS = 120.0
 _LOOK_SECONDS = 0.2
 _HOST = "127.0.0.1"
 _ANY_PORT = "0"
+_USUAL_DASHBOARD_PORT = 8265
+"""That of the profile `local`, and of Ray's own commands."""
 _HAPROXY_FILES = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
@@ -106,7 +110,8 @@ class LocalCluster:
     """Without the head."""
 
     def __post_init__(self) -> None:
-        self._port, self._dashboard_port = _free_port(), _free_port()
+        self._port, self._dashboard_port = _free_port(), _free_port(_USUAL_DASHBOARD_PORT)
+        self.profile.write_text(yaml.safe_dump({"address": self.url, "driver_cpus": 0}))
 
     @property
     def address(self) -> str:
@@ -117,6 +122,11 @@ class LocalCluster:
     def url(self) -> str:
         """Of Ray's dashboard."""
         return f"http://{_HOST}:{self._dashboard_port}"
+
+    @property
+    def profile(self) -> Path:
+        """File for `cluster.profile.open_profile`."""
+        return self.folder / "profile.yaml"
 
     @property
     def prometheus_targets(self) -> Path:
@@ -255,9 +265,14 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def _free_port() -> int:
+def _free_port(wanted: int = 0) -> int:
+    """The wanted one, or another where it is taken."""
     import socket
 
     with socket.socket() as probe:
-        probe.bind((_HOST, 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, wanted))
+        except OSError:
+            probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])

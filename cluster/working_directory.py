@@ -1,10 +1,11 @@
-"""What of this folder a job takes along, and whether all is there that its settings name."""
+"""What of this folder a job takes along, and whether all is there that it names."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -13,8 +14,8 @@ from rayapp.nested import texts_in
 
 ALWAYS_EXCLUDED = (".git", ".venv", ".uv", "__pycache__", "*.egg-info", "node_modules", "runs", "mlruns")
 _SHOWN = 5
-_WRITTEN = ("output", "heard", "workdir")
-"""Settings that say where something goes, and may be there from a run on this machine."""
+_WRITTEN = ("output", "heard", "workdir", "folder", "page")
+"""Settings and options that say where something goes, and may be there from a run on this machine."""
 
 
 def packed_files(folder: Path, exclude: Sequence[str]) -> dict[Path, int]:
@@ -44,11 +45,12 @@ def packed_files(folder: Path, exclude: Sequence[str]) -> dict[Path, int]:
     return sizes
 
 
-def require_what_settings_name(
-    settings: BaseModel, folder: Path, packed: Sequence[Path], shared: Sequence[str]
+def require_what_is_named(
+    told: BaseModel | Mapping[str, Any], folder: Path, packed: Sequence[Path], shared: Sequence[str]
 ) -> None:
-    """Raises `UserError` for a setting that names a file or folder which is here, and will not be on the cluster."""
-    for key, value in texts_in(settings):
+    """Raises `UserError` for a setting or option that names a file or folder which is here, and will not be on the
+    cluster."""
+    for key, value in texts_in(told):
         if key.rpartition(".")[2] in _WRITTEN or "://" in value or "\n" in value or len(value) > 1024:
             continue
         path = Path(value)

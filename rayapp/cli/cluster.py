@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rayapp.cli.options import AsJson
-from rayapp.cli.output import command_output
+from rayapp.cli.output import BAD_INPUT, command_output
 
 app = typer.Typer(no_args_is_help=True, help="A cluster to try things on, and the manifests of real ones.")
 
@@ -42,12 +42,14 @@ def local_command(
         with local_cluster(nodes, NodeShape(cpus, gpus, gpu_type)) as started:
             told = {
                 "address": started.url,
+                "profile": str(started.profile),
                 "ray_address": started.address,
                 "prometheus": str(started.prometheus_targets),
                 "nodes": nodes,
             }
             lines = (
                 f"{nodes} nodes; dashboard {started.url}; Ctrl-C stops them",
+                f"rayapp submit --cluster {started.profile} -- COMMAND… runs a job on them",
                 f"RAY_ADDRESS={started.address} runs a command on them; Prometheus: {started.prometheus_targets}",
             )
             output.result(told, *lines)
@@ -86,7 +88,6 @@ def validate_command(
         from cluster.validation.schemas import open_schemas
         from cluster.validation.validate import validate
         from rayapp.cli.manifests import READERS
-        from rayapp.errors import UserError
 
         told, bad, schemas = {}, 0, open_schemas(crds)
         for name in [overlay] if overlay else overlay_names():
@@ -103,11 +104,9 @@ def validate_command(
                 "problems": [{"where": problem.where, "what": problem.what} for problem in verdict.problems],
                 "not_checked": dict(verdict.not_checked),
             }
-        if bad:
-            raise UserError(
-                f"{bad} problems in {', '.join(name for name, verdict in told.items() if verdict['problems'])}"
-            )
         output.result(told)
+        if bad:
+            raise typer.Exit(BAD_INPUT)
 
 
 @app.command("secrets")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
@@ -39,6 +40,8 @@ class Entrypoint:
     """Without `rayapp`."""
     settings: StepConfig | None
     """None where the command has no file of settings."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What else it was told, by the names of its parameters, and the path of the file."""
 
 
 def read_entrypoint(words: Sequence[str], environment: Mapping[str, str] | None = None) -> Entrypoint:
@@ -63,11 +66,16 @@ def read_entrypoint(words: Sequence[str], environment: Mapping[str, str] | None 
         raise UserError(f"`{shown}` is no command: {error.format_message()}") from None
     except typer.Exit:
         raise UserError(f"`{shown}` only explains itself: run it here") from None
+    options = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in context.params.items()
+        if name != "overrides" and (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    }
     if words[0] not in SETTINGS_OF:
-        return Entrypoint(tuple(words), None)
+        return Entrypoint(tuple(words), None, options)
     module, _, kind = SETTINGS_OF[words[0]].partition(":")
     file: Path | None = context.params.get("config_file")
     settings = load_config(
         getattr(import_module(module), kind), file, context.params.get("overrides") or [], environment
     )
-    return Entrypoint(tuple(words), settings)
+    return Entrypoint(tuple(words), settings, options)

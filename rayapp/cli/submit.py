@@ -34,9 +34,11 @@ def command(
 
         if words[0] in ("submit", "jobs"):
             raise UserError(f"`rayapp {words[0]}` runs here, not on a cluster")
-        entrypoint = read_entrypoint(words)
-        connected = Cluster(open_profile(cluster))
-        submitted = connected.submit(Job(entrypoint.words, entrypoint.settings), Path.cwd(), again=again)
+        profile = open_profile(cluster)
+        entrypoint = read_entrypoint(words, profile.environment)
+        job = Job(entrypoint.words, entrypoint.settings, entrypoint.options)
+        connected = Cluster(profile)
+        submitted = connected.submit(job, Path.cwd(), again=again)
         address = connected.profile.address
         if submitted.is_new:
             output.console.print(f"{submitted.id} is submitted: {address}/#/jobs/{submitted.id}", soft_wrap=True)

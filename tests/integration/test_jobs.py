@@ -14,23 +14,20 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test"}
 
 
 @pytest.fixture(scope="module")
-def address():
-    """Of a cluster that asks for a token; `python` is ours in its jobs, though nobody has activated our environment."""
+def local():
+    """A cluster that asks for a token; `python` is ours in its jobs, though nobody has activated our environment."""
     environment = os.environ | TOKEN | {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     command = [sys.executable, "-m", "rayapp.cli", "cluster", "local", "--nodes", "2", "--json"]
     command += ["--gpus", "1", "--gpu-type", "A100"]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    yield json.loads(started.stdout.readline())["address"]
+    yield json.loads(started.stdout.readline())
     started.send_signal(signal.SIGINT)
     assert started.wait(PATIENCE_SECONDS) == 0
 
 
 @pytest.fixture
-def rayapp(address, tmp_path):
-    """Runs a command in a folder with a profile of the cluster; returns its exit code, what it printed, and told."""
-    profile = tmp_path / "configs" / "cluster" / "test.yaml"
-    profile.parent.mkdir(parents=True)
-    profile.write_text(json.dumps({"address": address, "driver_cpus": 0}))
+def rayapp(local, tmp_path):
+    """Runs a command in a folder, on the cluster; returns its exit code, what it printed, and told."""
 
     def run(*words, **environment):
         done = subprocess.run(
@@ -39,7 +36,7 @@ def rayapp(address, tmp_path):
             capture_output=True,
             text=True,
             timeout=PATIENCE_SECONDS,
-            env=os.environ | {"RAYAPP_CLUSTER": "test"} | TOKEN | environment,
+            env=os.environ | {"RAYAPP_CLUSTER": local["profile"]} | TOKEN | environment,
         )
         return done.returncode, done.stdout, done.stderr
 

@@ -1,13 +1,15 @@
 """What is said of a job before anything is sent."""
 
+import asyncio
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from cluster.jobs import Cluster, Job
 from cluster.profile import ClusterProfile, open_profile
-from cluster.working_directory import packed_files, require_what_settings_name
+from cluster.working_directory import packed_files, require_what_is_named
 from pipelines.evaluation.config import EvaluationConfig
 from rayapp.cli.entrypoint import read_entrypoint
 from rayapp.errors import UserError
@@ -58,10 +60,12 @@ def test_the_same_settings_are_the_same_job_whatever_file_they_are_in(tmp_path):
     def job(name, *more):
         (tmp_path / name).write_text("port: 8080\n")
         entrypoint = read_entrypoint(["serve", str(tmp_path / name), *more])
-        return Job(entrypoint.words, entrypoint.settings)
+        return Job(entrypoint.words, entrypoint.settings, entrypoint.options)
 
-    assert job("a.yaml").id == job("b.yaml").id == job("a.yaml", "--set", "port=8080").id
-    assert job("a.yaml").id != job("a.yaml", "--set", "port=8081").id
+    same = [job("a.yaml"), job("b.yaml"), job("a.yaml", "--set", "port=8080"), job("a.yaml", "--json")]
+    assert len({each.id for each in same}) == 1
+    others = [same[0], job("a.yaml", "--set", "port=8081"), job("a.yaml", "--address", "ray://head:10001")]
+    assert len({each.id for each in others}) == 3
     assert Job(("lexicon", "stats", "a b.csv")).entrypoint == "python -m rayapp.cli lexicon stats 'a b.csv'"
 
 
@@ -105,13 +109,77 @@ def test_a_setting_that_names_what_is_only_here_is_refused(tmp_path, model, mess
     )
 
     def check():
-        require_what_settings_name(settings, folder, list(packed_files(folder, [])), ["/fsx"])
+        require_what_is_named(settings, folder, list(packed_files(folder, [])), ["/fsx"])
 
     if message is None:
         check()
     else:
         with pytest.raises(UserError, match=message):
             check()
+
+
+def test_a_file_of_settings_that_is_only_here_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for path in (tmp_path / "a.yaml", folder / "a.yaml"):
+        path.write_text("port: 8080\n")
+
+    def check(file):
+        require_what_is_named(read_entrypoint(["serve", file]).options, folder, list(packed_files(folder, [])), [])
+
+    check("a.yaml")
+    with pytest.raises(UserError, match=r"config_file: \.\./a\.yaml is on this machine"):
+        check("../a.yaml")
+    with pytest.raises(UserError, match=r"give it as a\.yaml"):
+        check(str(folder / "a.yaml"))
+
+
+def test_variables_of_this_machine_are_no_settings_of_a_job(monkeypatch):
+    monkeypatch.setenv("RAYAPP_PORT", "8080")
+    assert read_entrypoint(["serve"], {"RAYAPP_PORT": "8081"}).settings.port == 8081
+
+
+class FlakyTail:
+    """A Ray client, as far as following goes, whose connection breaks in the midst of a line, and then closes early."""
+
+    def __init__(self):
+        self.connections = 0
+
+    async def tail_job_logs(self, _):
+        self.connections += 1
+        yield "one\ntw"
+        if self.connections == 1:
+            raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+        if self.connections == 3:
+            yield "o\nthree\n"
+
+
+def following(client, statuses, monkeypatch):
+    """What is followed of a job that has these statuses, one after the other."""
+    cluster, left = Cluster.__new__(Cluster), iter(statuses)
+    cluster._client, cluster.profile = client, ClusterProfile()
+    monkeypatch.setattr(cluster, "details", lambda _: SimpleNamespace(status=next(left)))
+    monkeypatch.setattr("cluster.jobs._RECONNECT_SECONDS", (0, 0, 0))
+
+    async def follow():
+        return "".join([lines async for lines in cluster.follow("train-1")])
+
+    return asyncio.run(follow())
+
+
+def test_a_job_is_followed_over_connections_that_drop(monkeypatch):
+    assert following(FlakyTail(), ["RUNNING", "RUNNING", "SUCCEEDED"], monkeypatch) == "one\ntwo\nthree\n"
+
+
+def test_a_cluster_that_does_not_come_back_while_followed_is_said(monkeypatch):
+    class Gone:
+        async def tail_job_logs(self, _):
+            raise ConnectionError("refused")
+            yield
+
+    with pytest.raises(UserError, match="train-1 goes on; once the cluster answers, `rayapp jobs logs -f train-1`"):
+        following(Gone(), ["RUNNING"], monkeypatch)
 
 
 def test_gpus_that_are_asked_for_are_found_wherever_they_are_set_and_used():
