@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from cluster.validation.manifests import Manifest, Pod, Problem, pods_of, ray_cluster_of
-from cluster.validation.quantities import amount
+from cluster.validation.manifests import UNBOUNDED, Manifest, Pod, Problem, pods_of, ray_cluster_of
+from cluster.validation.quantities import amount, exact
 from cluster.validation.queues import QUEUE_LABEL
 
 _LONGEST_NAME = {"RayCluster": 53, "RayJob": 47, "RayService": 47}
@@ -119,8 +119,9 @@ def _of_a_cluster(manifest: Manifest, path: str, cluster: Mapping[str, Any]) -> 
     for number, group in enumerate(groups):
         where = f"{path}.workerGroupSpecs[{number}]"
         yield from _of_a_group(manifest, where, group)
-        if not group.get("minReplicas", 0) <= group.get("replicas", 0) <= group.get("maxReplicas", 2**31):
-            what = f"{group.get('replicas', 0)} is not between minReplicas and maxReplicas"
+        least = group.get("minReplicas", 0)
+        if not least <= (replicas := group.get("replicas", least)) <= group.get("maxReplicas", UNBOUNDED):
+            what = f"{replicas} is not between minReplicas and maxReplicas"
             yield manifest.problem(f"{where}.replicas", what)
     if cluster.get("enableInTreeAutoscaling"):
         yield from _of_the_autoscaler(manifest, path, cluster)
@@ -191,7 +192,7 @@ def _of_a_ray_pod(pod: Pod) -> Iterator[Problem]:
     most = resources.get("limits", {})
     asked = {**most, **resources.get("requests", {})}
     for name in ("memory", "nvidia.com/gpu"):
-        if asked.get(name) != most.get(name):
+        if exact(asked.get(name, 0)) != exact(most.get(name, 0)):
             what = (
                 f"requests {asked.get(name)} and limits {most.get(name)}: Ray counts with the limit, so make them equal"
             )

@@ -112,9 +112,13 @@ def _of_pools(overlay: Overlay, pools: Mapping[str, Manifest]) -> Iterator[Probl
 def _of_a_lone_head(pod: Pod, pools: Mapping[str, Manifest]) -> Iterator[Problem]:
     selector = pod.spec.get("nodeSelector", {})
     elsewhere = bool(selector) and selector.get(_POOL) not in pools  # on nodes that Karpenter did not make
-    if not elsewhere and ((pod.template.get("metadata") or {}).get("annotations") or {}).get(_STAYS) != "true":
+    if not elsewhere and _annotations(pod).get(_STAYS) != "true":
         what = f'must have {_STAYS}: "true": Karpenter moves pods to save nodes, and all that runs goes with this one'
         yield pod.manifest.problem(f"{pod.path}.metadata.annotations", what)
+
+
+def _annotations(pod: Pod) -> Mapping[str, str]:
+    return (pod.template.get("metadata") or {}).get("annotations") or {}
 
 
 def _of_a_pod(
@@ -133,6 +137,10 @@ def _of_a_pod(
         yield pod.problem(f"nodeSelector[{_POOL}]", f"{wanted!r} is no pool; there are {', '.join(pools)}")
         return
     pool = pools[wanted]
+    ends = pool.spec["template"]["spec"].get("terminationGracePeriod")
+    if ends and _annotations(pod).get(_STAYS) == "true":
+        what = f"{_STAYS} holds for {ends} on nodes of {wanted}, which has a terminationGracePeriod: take it out there"
+        yield pod.manifest.problem(f"{pod.path}.metadata.annotations", what)
     for taint in pool.spec["template"]["spec"].get("taints", []):
         if not _tolerated(taint, pod):
             what = f"nodes of {wanted} have the taint {taint['key']}:{taint['effect']}, which the pod does not tolerate"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,6 +20,8 @@ from rayapp.errors import UserError
 
 _COMMANDS = (["python", "-m", "rayapp.cli"], ["rayapp"])
 _PROJECT = Path(__file__).parent.parent.parent
+_IN_IMAGE = Path("/app")
+"""Where the project lies in the images; jobs start there."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,17 @@ class Program:
     """Of a job's command, or of each of our applications."""
 
 
-def read_programs(overlay: Overlay, readers: Readers) -> tuple[list[Program], list[Problem]]:
+def read_programs(overlay: Overlay, readers: Readers, not_checked: Counter[str]) -> tuple[list[Program], list[Problem]]:
     """Those of an overlay, and what is wrong with them."""
     programs, problems = [], []
     for manifest in overlay.of_kind("RayJob", "RayService"):
         job = manifest.kind == "RayJob"
         field = "spec.entrypoint" if job else "spec.serveConfigV2"
         try:
-            settings = _of_a_job(manifest, overlay, readers) if job else _of_a_service(manifest, overlay, readers)
+            if job:
+                settings = _of_a_job(manifest, overlay, readers, not_checked)
+            else:
+                settings = _of_a_service(manifest, overlay, readers)
         except UserError as error:
             problems.append(manifest.problem(field, str(error)))
             continue
@@ -70,7 +76,7 @@ def environment_of(pod: Pod, overlay: Overlay) -> dict[str, str]:
     return found
 
 
-def _of_a_job(manifest: Manifest, overlay: Overlay, readers: Readers) -> list[StepConfig]:
+def _of_a_job(manifest: Manifest, overlay: Overlay, readers: Readers, not_checked: Counter[str]) -> list[StepConfig]:
     if "rayClusterSpec" not in manifest.spec:  # its pods are somebody else's
         return []
     try:
@@ -83,6 +89,10 @@ def _of_a_job(manifest: Manifest, overlay: Overlay, readers: Readers) -> list[St
     head = next(pod for pod in pods_of(manifest) if pod.ray_role == "head")
     with tempfile.TemporaryDirectory() as folder:
         files = _mounted_files(head, overlay, Path(folder))
+        unknown = [word for word in words if word not in files and _is_elsewhere(word, head, overlay)]
+        if unknown:
+            not_checked[f"{manifest.name} with {unknown[0]}, on a volume, or in a folder that comes along"] += 1
+            return []
         ours = [str(files.get(word, _in_image(word))) for word in words[len(command) :]]
         try:
             settings = readers.entrypoint(ours, environment_of(head, overlay))
@@ -96,21 +106,45 @@ def _of_a_job(manifest: Manifest, overlay: Overlay, readers: Readers) -> list[St
 
 def _in_image(word: str) -> str:
     """The project lies in the image as it does here."""
-    return str(_PROJECT / word) if word.endswith((".yaml", ".yml")) and not Path(word).is_absolute() else word
+    path = _IN_IMAGE / word
+    return str(_PROJECT / path.relative_to(_IN_IMAGE)) if _is_settings(word) and _IN_IMAGE in path.parents else word
+
+
+def _is_elsewhere(word: str, pod: Pod, overlay: Overlay) -> bool:
+    """Whether a word is a file of settings that nobody can read here."""
+    if not _is_settings(word):
+        return False
+    if not Path(word).is_absolute():
+        return "working_dir" in pod.manifest.spec.get("runtimeEnvYAML", "")
+    known = {
+        volume["name"]
+        for volume in pod.spec.get("volumes", [])
+        if overlay.find("ConfigMap", volume.get("configMap", {}).get("name", ""), pod.manifest.namespace)
+    }
+    mounts = pod.spec["containers"][0].get("volumeMounts", [])
+    return any(mount["name"] not in known and Path(mount["mountPath"]) in Path(word).parents for mount in mounts)
+
+
+def _is_settings(word: str) -> bool:
+    return word.endswith((".yaml", ".yml"))
 
 
 def _mounted_files(pod: Pod, overlay: Overlay, folder: Path) -> dict[str, Path]:
     """The files that ConfigMaps put into a pod's first container, written out; by their paths there."""
     maps = {manifest.name: manifest.body.get("data", {}) for manifest in overlay.of_kind("ConfigMap")}
-    volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
+    volumes = {volume["name"]: volume.get("configMap", {}) for volume in pod.spec.get("volumes", [])}
     files = {}
     for mount in pod.spec["containers"][0].get("volumeMounts", []):
-        name = volumes.get(mount["name"], {}).get("configMap", {}).get("name")
-        for key, text in maps.get(name, {}).items():
-            file = folder / str(name) / key
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(text)
-            files[f"{mount['mountPath']}/{key}"] = file
+        source = volumes.get(mount["name"], {})
+        told = maps.get(source.get("name"), {})
+        paths = {item["path"]: item["key"] for item in source.get("items", [])} or {key: key for key in told}
+        for path, key in paths.items():
+            if mount.get("subPath", path) != path or key not in told:
+                continue
+            file = folder / source["name"] / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(told[key])
+            files[mount["mountPath"] if "subPath" in mount else f"{mount['mountPath']}/{path}"] = file
     return files
 
 

@@ -60,8 +60,10 @@ def _of_doubles(overlay: Overlay) -> Iterator[Problem]:
 
 def _of_images(pod: Pod) -> Iterator[Problem]:
     for number, container in enumerate(pod.containers):
-        image = container["image"]
         where = f"containers[{number}].image"
+        if not (image := container.get("image")):
+            yield pod.problem(where, "is missing")
+            continue
         name, _, tag = image.rpartition(":")
         if not name or "/" in tag or tag == "latest":
             yield pod.problem(where, f"{image} has no version of its own: name a tag that does not move")
@@ -90,10 +92,10 @@ def _of_volumes(pod: Pod, overlay: Overlay) -> Iterator[Problem]:
             "PersistentVolumeClaim", claim, namespace
         ):
             yield pod.problem(where, f"PersistentVolumeClaim {claim} is nowhere in this overlay")
-        if (name := volume.get("configMap", {}).get("name")) and not overlay.has("ConfigMap", name, namespace):
-            yield pod.problem(where, f"ConfigMap {name} is nowhere in this overlay")
-        if name := volume.get("secret", {}).get("secretName"):
-            yield from _of_a_secret(pod, where, name, None)
+        yield from _of_a_source(pod, overlay, where, "ConfigMap", volume.get("configMap"))
+        yield from _of_a_source(pod, overlay, where, "Secret", volume.get("secret"))
+    for number, secret in enumerate(pod.spec.get("imagePullSecrets", [])):
+        yield from _of_a_source(pod, overlay, f"imagePullSecrets[{number}]", "Secret", secret)
     for number, container in enumerate(pod.containers):
         for mount in container.get("volumeMounts", []):
             if mount["name"] not in names:
@@ -102,37 +104,44 @@ def _of_volumes(pod: Pod, overlay: Overlay) -> Iterator[Problem]:
 
 
 def _of_variables(pod: Pod, overlay: Overlay) -> Iterator[Problem]:
-    maps = {
-        m.name: m.body.get("data", {}) for m in overlay.of_kind("ConfigMap") if m.namespace == pod.manifest.namespace
-    }
     for number, container in enumerate(pod.containers):
         for variable in container.get("env", []):
             where = f"containers[{number}].env[{variable['name']}]"
             source = variable.get("valueFrom", {})
-            if (secret := source.get("secretKeyRef")) and not secret.get("optional"):
-                yield from _of_a_secret(pod, where, secret["name"], secret["key"])
-            if (entry := source.get("configMapKeyRef")) and entry["key"] not in maps.get(entry["name"], {}):
-                yield pod.problem(
-                    where, f"ConfigMap {entry['name']} has no {entry['key']}, or is nowhere in this overlay"
-                )
+            yield from _of_a_source(pod, overlay, where, "Secret", source.get("secretKeyRef"))
+            yield from _of_a_source(pod, overlay, where, "ConfigMap", source.get("configMapKeyRef"))
         for source in container.get("envFrom", []):
             where = f"containers[{number}].envFrom"
-            if (name := source.get("configMapRef", {}).get("name")) and name not in maps:
-                yield pod.problem(where, f"ConfigMap {name} is nowhere in this overlay")
-            if name := source.get("secretRef", {}).get("name"):
-                yield from _of_a_secret(pod, where, name, None)
-    options = pod.manifest.spec.get("rayClusterConfig", {}).get("gcsFaultToleranceOptions", {})
-    if pod.ray_role == "head" and (secret := options.get("redisPassword", {}).get("valueFrom", {}).get("secretKeyRef")):
-        yield from _of_a_secret(pod, "gcsFaultToleranceOptions.redisPassword", secret["name"], secret["key"])
+            yield from _of_a_source(pod, overlay, where, "ConfigMap", source.get("configMapRef"))
+            yield from _of_a_source(pod, overlay, where, "Secret", source.get("secretRef"))
+    if pod.ray_role == "head":
+        password = pod.ray_cluster.get("gcsFaultToleranceOptions", {}).get("redisPassword", {})
+        secret = password.get("valueFrom", {}).get("secretKeyRef")
+        yield from _of_a_source(pod, overlay, "gcsFaultToleranceOptions.redisPassword", "Secret", secret)
 
 
-def _of_a_secret(pod: Pod, where: str, name: str, key: str | None) -> Iterator[Problem]:
-    if name not in SECRETS:
-        yield pod.problem(
-            where, f"Secret {name} is made by nobody; `rayapp cluster secrets` makes {', '.join(SECRETS)}"
-        )
-    elif key and key not in SECRETS[name]:
-        yield pod.problem(where, f"Secret {name} has no {key}; it has {', '.join(SECRETS[name])}")
+def _of_a_source(
+    pod: Pod, overlay: Overlay, where: str, kind: str, reference: Mapping[str, Any] | None
+) -> Iterator[Problem]:
+    """Of a Secret or ConfigMap that a pod cannot start without. reference: as Kubernetes has it, with or without a
+    key."""
+    if not reference or reference.get("optional"):
+        return
+    name, key = reference.get("name", reference.get("secretName")), reference.get("key")
+    found = overlay.find(kind, name, pod.manifest.namespace)
+    if found:
+        keys = [key for data in ("data", "stringData", "binaryData") for key in found.body.get(data) or ()]
+    elif name in overlay.expected.get(kind, ()):  # with keys that nobody tells here
+        return
+    elif kind == "Secret" and name in SECRETS:
+        keys = list(SECRETS[name])
+    else:
+        made = f"; `rayapp cluster secrets` makes {', '.join(SECRETS)}" if kind == "Secret" else ""
+        what = f"{kind} {name} is nowhere in this overlay{made}; say in its expected.yaml if the cluster has it"
+        yield pod.problem(where, what)
+        return
+    if key and key not in keys:
+        yield pod.problem(where, f"{kind} {name} has no {key}; it has {', '.join(keys) or 'nothing'}")
 
 
 def _of_its_account(pod: Pod, overlay: Overlay) -> Iterator[Problem]:
@@ -154,15 +163,17 @@ def _of_selectors(manifest: Manifest, overlay: Overlay) -> Iterator[Problem]:
             selector = spec.get("selector") or {}
         case "PodMonitor":
             selector = spec["selector"]
-            ports = [p["port"] for p in spec.get("podMetricsEndpoints", [])]
+            named = ("port", "portNumber", "targetPort")
+            ports = [p[key] for p in spec.get("podMetricsEndpoints", []) for key in named if key in p]
         case "NetworkPolicy":
             selector = spec.get("podSelector") or {}
         case _:
             return
     if not any(selector.values()):
         return
-    here = [pod for pod in overlay.pods() if pod.manifest.namespace == manifest.namespace]
-    chosen = [pod for pod in here if selects(selector, pod.labels)]
+    chosen = [
+        pod for pod in overlay.pods() if _looks_into(manifest, pod.manifest.namespace) and selects(selector, pod.labels)
+    ]
     if not chosen:
         yield manifest.problem("spec.selector", f"no pod of this overlay has {_shown(selector)}")
         return
@@ -173,6 +184,12 @@ def _of_selectors(manifest: Manifest, overlay: Overlay) -> Iterator[Problem]:
         if port not in known:
             what = f"{port} is no port of the pods that it chooses; they have {', '.join(sorted(map(str, known)))}"
             yield manifest.problem("spec.ports", what)
+
+
+def _looks_into(manifest: Manifest, namespace: str) -> bool:
+    """Whether what chooses pods does so in a namespace: in its own, or, as a monitor may, in others."""
+    others = manifest.spec.get("namespaceSelector") or {} if manifest.kind == "PodMonitor" else {}
+    return bool(others.get("any")) or namespace in others.get("matchNames", [manifest.namespace])
 
 
 def _of_a_budget_of_ray(manifest: Manifest) -> Iterator[Problem]:

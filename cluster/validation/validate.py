@@ -27,7 +27,7 @@ def validate(overlay: Overlay, schemas: Schemas, readers: Readers) -> Verdict:
     problems = [problem for manifest in overlay.manifests for problem in schemas.problems(manifest, not_checked)]
     # The checks behind read fields whose shapes those have proved.
     if not problems:
-        programs, problems = read_programs(overlay, readers)
+        programs, problems = read_programs(overlay, readers, not_checked)
         problems += [problem for manifest in overlay.manifests for problem in kuberay.problems(manifest)]
         problems += references.problems(overlay, not_checked)
         problems += safety.problems(overlay, not_checked)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -116,6 +117,21 @@ def test_what_a_crd_does_not_know_is_refused(production, schemas, where, at, val
         ("ClusterQueue training", "spec.resourceGroups.0.flavors.0.resources.0.nominalQuota", "720"),
         ("RayJob synthesis", "spec.rayClusterSpec.workerGroupSpecs.0.maxReplicas", None),
         ("RayCluster development", "spec.headGroupSpec.template.spec.nodeSelector", {"nodegroup": "system"}),
+        ("RayJob training", "spec.rayClusterSpec.workerGroupSpecs.0.replicas", None),
+        (
+            "RayJob training",
+            "spec.rayClusterSpec.workerGroupSpecs.0.template.spec.containers.0.resources.requests",
+            {"cpu": "90", "memory": "1024000Mi", "nvidia.com/gpu": 8, "vpc.amazonaws.com/efa": "4"},
+        ),
+        ("PodMonitor ray-workers", "spec.podMetricsEndpoints", [{"portNumber": 8080}, {"targetPort": "metrics"}]),
+        (
+            "Deployment mlflow",
+            "spec.template.spec.containers.0.envFrom",
+            [{"secretRef": {"name": "a", "optional": True}}, {"configMapRef": {"name": "a", "optional": True}}],
+        ),
+        ("Deployment mlflow", "spec.template.spec.imagePullSecrets", [{"name": "serving-redis"}]),
+        ("RayJob training", "spec.entrypoint", "python -m rayapp.cli train /app/configs/train-parakeet.yaml"),
+        ("RayJob training", "spec.entrypoint", "python -m rayapp.cli train /fsx/configs/train.yaml"),
     ],
 )
 def test_what_is_odd_and_good_is_let_be(production, no_schemas, where, at, value):
@@ -219,12 +235,15 @@ def test_the_command_says_where_in_full(tmp_path):
     pools.write_text(
         pools.read_text().replace("value: {karpenter.sh/nodepool: p4d}", "value: {karpenter.sh/nodepool: p5}")
     )
-    words = ["cluster", "validate", str(tmp_path / "manifests/overlays/eks-prod")]
+    words = ["cluster", "validate", "--json", str(tmp_path / "manifests/overlays/eks-prod")]
     done = subprocess.run(
         [sys.executable, "-m", "rayapp.cli", *words], capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 2
-    assert "nodeSelector[karpenter.sh/nodepool]: 'p5' is no pool" in done.stderr
+    said = "nodeSelector[karpenter.sh/nodepool]: 'p5' is no pool"
+    assert said in done.stderr
+    (verdict,) = json.loads(done.stdout).values()
+    assert any(said in f"{problem['where']}: {problem['what']}" for problem in verdict["problems"])
 
 
 def test_without_crds_it_says_what_was_not_checked(production, no_schemas):
@@ -259,3 +278,52 @@ def test_a_patch_that_fits_nowhere_is_said(tmp_path):
 def test_an_overlay_that_is_not_known_is_said_with_those_that_are():
     with pytest.raises(UserError, match="no overlay 'eks-production'; known: airgapped, eks-dev, eks-prod, local"):
         open_overlay("eks-production")
+
+
+def test_what_the_cluster_has_already_is_let_be(production, no_schemas):
+    volumes = [{"name": "tls", "secret": {"secretName": "tls"}}, {"name": "ca", "configMap": {"name": "ca"}}]
+    change = {"in": "Deployment gateway", "at": "spec.template.spec.volumes"}
+    (gateway,) = (m for m in production.of_kind("Deployment") if m.name == "gateway")
+    overlay = changed(production, **change, set=[*gateway.spec["template"]["spec"]["volumes"], *volumes])
+    told = told_of(overlay, no_schemas)
+    assert len(told) == 2
+    assert all("say in its expected.yaml if the cluster has it" in problem for problem in told)
+    expected = dataclasses.replace(overlay, expected={"Secret": ["tls"], "ConfigMap": ["ca"]})
+    assert told_of(expected, no_schemas) == []
+
+
+def test_a_monitor_may_look_into_other_namespaces(production, no_schemas):
+    monitor = next(m for m in production.of_kind("PodMonitor") if m.name == "ray-heads")
+    metadata = {**monitor.body["metadata"], "namespace": "monitoring"}
+
+    def told(namespaces):
+        spec = {**monitor.spec, "namespaceSelector": {"matchNames": namespaces}}
+        moved = Manifest(monitor.part, {**monitor.body, "metadata": metadata, "spec": spec})
+        return told_of(dataclasses.replace(production, manifests=[*production.manifests, moved]), no_schemas)
+
+    assert told(["rayapp"]) == []
+    assert "no pod of this overlay has ray.io/node-type=head" in told(["elsewhere"])[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "mount", "path"),
+    [
+        ({}, {"mountPath": "/etc/x"}, "/etc/x/train.yaml"),
+        ({}, {"mountPath": "/etc/x.yaml", "subPath": "train.yaml"}, "/etc/x.yaml"),
+        ({"items": [{"key": "train.yaml", "path": "y.yaml"}]}, {"mountPath": "/etc/x"}, "/etc/x/y.yaml"),
+    ],
+)
+def test_settings_are_found_however_a_configmap_is_mounted(production, no_schemas, source, mount, path):
+    training = next(m for m in production.of_kind("RayJob") if m.name == "training")
+    head = "spec.rayClusterSpec.headGroupSpec.template.spec"
+    volumes = copy.deepcopy(training.spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["volumes"])
+    next(volume for volume in volumes if volume["name"] == "settings")["configMap"] |= source
+    overlay = changed(production, **{"in": "RayJob training", "at": f"{head}.volumes", "set": volumes})
+    mounts = [{"name": "shared", "mountPath": "/fsx"}, {"name": "settings", **mount}]
+    overlay = changed(overlay, **{"in": "RayJob training", "at": f"{head}.containers.0.volumeMounts", "set": mounts})
+    right, wrong = (
+        told_of(changed(overlay, **{"in": "RayJob training", "at": "spec.entrypoint", "set": entrypoint}), no_schemas)
+        for entrypoint in (f"python -m rayapp.cli train {path}", f"python -m rayapp.cli train {path} --set epoch=3")
+    )
+    assert right == []
+    assert "unknown key epoch" in wrong[0]
