@@ -21,7 +21,7 @@ from rayapp.config import StepConfig, config_fingerprint
 from rayapp.errors import UserError
 from rayapp.gpus import GpuDemand, gpu_demands
 from rayapp.ids import content_id
-from rayapp.inside import require_inside
+from rayapp.inside import VARIABLE, require_inside
 
 _CONNECT_SECONDS = 10.0
 _RECONNECT_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -116,6 +116,8 @@ class Cluster:
         require_what_is_named(job.options, folder, list(packed), self.profile.shared)
         if job.settings:
             require_inside(job.settings, self.profile.environment)
+            if here := os.environ.get(VARIABLE):  # does not go along, where it might undo the cluster's, and holds
+                require_inside(job.settings, {**self.profile.environment, VARIABLE: here})
             require_what_is_named(job.settings, folder, list(packed), self.profile.shared)
             self._require_gpus(list(gpu_demands(job.settings)))
         earlier = self._runs(job.id)

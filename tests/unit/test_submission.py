@@ -140,6 +140,16 @@ def test_variables_of_this_machine_are_no_settings_of_a_job(monkeypatch):
     assert read_entrypoint(["serve"], {"RAYAPP_PORT": "8081"}).settings.port == 8081
 
 
+@pytest.mark.parametrize(("here", "there"), [("*.internal", None), (None, "*.internal")])
+def test_who_is_inside_is_told_by_this_machine_or_by_the_profile(tmp_path, monkeypatch, here, there):
+    monkeypatch.setenv("RAYAPP_INSIDE_ONLY", here or "")
+    cluster, other = Cluster.__new__(Cluster), {"WANDB_MODE": "online"}
+    cluster.profile = ClusterProfile(environment={**other, "RAYAPP_INSIDE_ONLY": there} if there else other)
+    job = Job(("train", "a.yaml"), read_entrypoint(["train", "configs/train-parakeet.yaml"], other).settings)
+    with pytest.raises(UserError, match="is outside"):
+        cluster.submit(job, tmp_path)
+
+
 class FlakyTail:
     """A Ray client, as far as following goes, whose connection breaks in the midst of a line, and then closes early."""
 
